@@ -1,0 +1,212 @@
+// y[M, rows] = x[M, cols] * w^T over a range of w's panels: the matrix product that every projection, expert and router is
+// made of. One micro-kernel: MR tokens x NP panels of accumulators in registers; a panel line is loaded (and widened) once
+// for MR tokens, a token's value is broadcast once for NP panels.
+//   Tile     MR*NP*kVecsPerPanel accumulators, 24 of 32 registers or 12 of 16: enough to hide the latency of an FMA (8 to 10
+//            in flight), and at most one load per FMA.
+//   Panels   few tokens: as many panels side by side as fit (8 for one token), each a stream of its own for the prefetchers.
+//   Tokens   many: tiles of even height; columns in blocks that keep the widened lines of a panel group in L1/L2 while the
+//            token tiles pass over it, so that widening costs 1/M of a load.
+#pragma once
+
+#include "simd.h"
+#include "team.h"
+
+namespace mmb {
+namespace MMB_IMPL {
+namespace {
+
+constexpr int kTileVecs = kRegisters * 3 / 4;               // accumulators of a tile
+constexpr int kMinPanels = kLanes == 16 ? 2 : 1;            // side by side, at full height
+constexpr int kTileTokens = kTileVecs / (kMinPanels * kVecsPerPanel);
+constexpr int kMaxPanels = kLanes == 16 ? 8 : 4;
+constexpr int64_t kColumnBlock = 256;                       // columns whose widened lines stay close
+
+constexpr int panels_beside(int tokens) {
+  int panels = kMaxPanels;
+  while (panels > 1 && tokens * panels * kVecsPerPanel > kTileVecs) panels /= 2;
+  return panels;
+}
+
+// Token tiles of even height, at most kTileTokens: 32 tokens are 11 + 11 + 10, not 12 + 12 + 8.
+struct TokenTiles {
+  int64_t tokens, tiles;
+  MMB_OP explicit TokenTiles(int64_t m) : tokens(m), tiles(ceil_div(m, kTileTokens)) {}
+  MMB_OP int64_t begin(int64_t tile) const { return tokens * tile / tiles; }
+};
+
+// Columns as the packed weights have them: bf16 lines hold two.
+MMB_OP int64_t padded_columns(int64_t cols) { return round_up(cols, 2); }
+
+// Floats that pack_tokens writes.
+MMB_OP int64_t packed_size(int64_t tokens, int64_t cols) { return tokens * padded_columns(cols); }
+
+// Lays out x for the tiles, [tile][column][token of the tile]: row-major tokens, whose length is often a multiple of 4 KiB,
+// would fall into one set of L1. `rows` picks the rows of x (null: all in order). The team shares the work by columns;
+// the caller puts the barrier.
+MMB_OP void pack_tokens(const float* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols,
+                        float* packed) {
+  const TokenTiles tiles(tokens);
+  const int64_t K = padded_columns(cols);
+  const Share part = share(K);
+  for (int64_t tile = 0; tile < tiles.tiles; ++tile) {
+    const int64_t begin = tiles.begin(tile), height = tiles.begin(tile + 1) - begin;
+    for (int64_t m = 0; m < height; ++m) {
+      const float* row = x + (rows ? rows[begin + m] : begin + m) * stride;
+      float* out = packed + begin * K + m;
+      for (int64_t k = part.begin; k < part.end; ++k) out[k * height] = k < cols ? row[k] : 0.f;
+    }
+  }
+}
+
+// A group of panels: panel p starts at base + p * stride elements; [columns/q][16][q] inside.
+template <class T>
+struct PanelGroup {
+  const T* base;
+  int64_t stride;
+};
+
+// One column step of the tile: q columns for f32 1, for bf16 2.
+template <int MR, int NP>
+MMB_OP void step(Vec (&acc)[MR][NP * kVecsPerPanel], const float*& x, const float* line, int64_t stride) {
+  Vec w[NP * kVecsPerPanel];
+  MMB_UNROLL
+  for (int v = 0; v < NP * kVecsPerPanel; ++v)
+    w[v] = load(line + v / kVecsPerPanel * stride + v % kVecsPerPanel * kLanes);
+  MMB_UNROLL
+  for (int m = 0; m < MR; ++m) {
+    const Vec a = broadcast(x[m]);
+    MMB_UNROLL
+    for (int v = 0; v < NP * kVecsPerPanel; ++v) acc[m][v] = fma(a, w[v], acc[m][v]);
+  }
+  x += MR;
+}
+
+template <int MR, int NP>
+MMB_OP void step(Vec (&acc)[MR][NP * kVecsPerPanel], const float*& x, const bf16* line, int64_t stride) {
+  MMB_UNROLL
+  for (int v = 0; v < NP * kVecsPerPanel; ++v) {
+    Vec even, odd;
+    load_columns(line + v / kVecsPerPanel * stride + v % kVecsPerPanel * 2 * kLanes, even, odd);
+    MMB_UNROLL
+    for (int m = 0; m < MR; ++m) {
+      acc[m][v] = fma(broadcast(x[m]), even, acc[m][v]);
+      acc[m][v] = fma(broadcast(x[MR + m]), odd, acc[m][v]);
+    }
+  }
+  x += 2 * MR;
+}
+
+// MR tokens x NP panels over `lines` lines. y is row-major; `outputs` of the group's columns exist. kAdd adds to y.
+template <class T, int MR, int NP>
+[[gnu::noinline]] void tile(const float* x, PanelGroup<T> w, int64_t lines, float* y, int64_t y_stride, int64_t outputs,
+                            bool add) {
+  constexpr int kLine = 64 / sizeof(T), kVecs = NP * kVecsPerPanel;
+  constexpr int kAhead = 12;  // lines: about 768 bytes in each stream
+  Vec acc[MR][kVecs] = {};
+  for (int64_t i = 0; i < lines; ++i) {
+    MMB_UNROLL
+    for (int p = 0; p < NP; ++p) prefetch(w.base + p * w.stride + (i + kAhead) * kLine);
+    step<MR, NP>(acc, x, w.base + i * kLine, w.stride);
+  }
+  MMB_UNROLL
+  for (int m = 0; m < MR; ++m) {
+    MMB_UNROLL
+    for (int v = 0; v < kVecs; ++v) {
+      float* out = y + m * y_stride + v * kLanes;
+      const int64_t n = outputs - v * kLanes;
+      if (n >= kLanes)
+        store(out, add ? load(out) + acc[m][v] : acc[m][v]);
+      else if (n > 0)
+        store_partial(out, add ? load_partial(out, n) + acc[m][v] : acc[m][v], n);
+    }
+  }
+}
+
+// Runs tile<height, NP>; heights above what NP panels allow do not occur.
+template <class T, int NP, int MR = 1>
+MMB_OP void tile_of_height(int64_t height, const float* x, PanelGroup<T> w, int64_t lines, float* y, int64_t y_stride,
+                           int64_t outputs, bool add) {
+  if (height == MR)
+    tile<T, MR, NP>(x, w, lines, y, y_stride, outputs, add);
+  else if constexpr (MR < kTileTokens && (MR + 1) * NP * kVecsPerPanel <= kTileVecs)
+    tile_of_height<T, NP, MR + 1>(height, x, w, lines, y, y_stride, outputs, add);
+}
+
+template <class T>
+MMB_OP void tile_of(int64_t height, int64_t panels, const float* x, PanelGroup<T> w, int64_t lines, float* y,
+                    int64_t y_stride, int64_t outputs, bool add) {
+  if constexpr (kMaxPanels >= 8)
+    if (panels == 8) return tile_of_height<T, 8>(height, x, w, lines, y, y_stride, outputs, add);
+  if (panels == 4) return tile_of_height<T, 4>(height, x, w, lines, y, y_stride, outputs, add);
+  if (panels == 2) return tile_of_height<T, 2>(height, x, w, lines, y, y_stride, outputs, add);
+  tile_of_height<T, 1>(height, x, w, lines, y, y_stride, outputs, add);
+}
+
+// Floats of own scratch that matmul needs for widened lines.
+constexpr int64_t kMatmulScratch = kColumnBlock * kPanel * kMinPanels;
+
+MMB_OP void widen_line(const bf16* line, float* out) {
+  MMB_UNROLL
+  for (int v = 0; v < kVecsPerPanel; ++v) {
+    Vec even, odd;
+    load_columns(line + v * 2 * kLanes, even, odd);
+    store(out + v * kLanes, even);
+    store(out + kPanel + v * kLanes, odd);
+  }
+}
+
+// Panels [begin, end) of y = packed * w^T, by the calling thread alone. `packed` is pack_tokens' layout; y[m * y_stride + row].
+template <class T>
+MMB_OP void matmul(const float* packed, int64_t tokens, const Matrix& w, Share panels, float* y, int64_t y_stride,
+                   float* scratch) {
+  constexpr int64_t q = 4 / sizeof(T), kLine = 64 / sizeof(T);
+  const int64_t lines = ceil_div(w.cols, q), K = padded_columns(w.cols);
+  const TokenTiles tiles(tokens);
+  const T* data = static_cast<const T*>(w.data);
+  const int64_t stride = lines * kLine;  // elements from panel to panel
+  const int64_t beside = panels_beside(static_cast<int>(ceil_div(tokens, tiles.tiles)));
+
+  for (int64_t p = panels.begin; p < panels.end;) {
+    int64_t group = beside;
+    while (group > panels.end - p) group /= 2;
+    const PanelGroup<T> w_group{data + p * stride, stride};
+    float* out = y + p * kPanel;
+    const int64_t outputs = w.rows - p * kPanel;
+    if (tiles.tiles == 1) {
+      tile_of(tokens, group, packed, w_group, lines, out, y_stride, outputs, false);
+    } else {
+      for (int64_t k = 0; k < K; k += kColumnBlock) {
+        const int64_t columns = K - k < kColumnBlock ? K - k : kColumnBlock;
+        const int64_t first = k / q, count = ceil_div(columns < w.cols - k ? columns : w.cols - k, q);
+        PanelGroup<float> block{scratch, kColumnBlock * kPanel};
+        if constexpr (sizeof(T) == 4) {
+          block = {w_group.base + first * kLine, stride};
+        } else {
+          for (int64_t g = 0; g < group; ++g)
+            for (int64_t i = 0; i < count; ++i)
+              widen_line(w_group.base + g * stride + (first + i) * kLine, scratch + (g * kColumnBlock + i * q) * kPanel);
+        }
+        for (int64_t t = 0; t < tiles.tiles; ++t) {
+          const int64_t m = tiles.begin(t), height = tiles.begin(t + 1) - m;
+          tile_of(height, group, packed + m * K + k * height, block, count * q, out + m * y_stride, y_stride, outputs,
+                  k > 0);
+        }
+      }
+    }
+    p += group;
+  }
+}
+
+MMB_OP void matmul(const float* packed, int64_t tokens, const Matrix& w, Share panels, float* y, int64_t y_stride,
+                   float* scratch) {
+  if (w.dtype == DType::f32)
+    matmul<float>(packed, tokens, w, panels, y, y_stride, scratch);
+  else
+    matmul<bf16>(packed, tokens, w, panels, y, y_stride, scratch);
+}
+
+MMB_OP int64_t panel_count(const Matrix& w) { return ceil_div(w.rows, kPanel); }
+
+}  // namespace
+}  // namespace MMB_IMPL
+}  // namespace mmb
