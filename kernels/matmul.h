@@ -83,15 +83,22 @@ MMB_OP void step(Vec (&acc)[MR][NP * kVecsPerPanel], const float*& x, const floa
 
 template <int MR, int NP>
 MMB_OP void step(Vec (&acc)[MR][NP * kVecsPerPanel], const float*& x, const bf16* line, int64_t stride) {
+  // Even columns for all tokens, then odd ones: both at once would need more registers than a full tile leaves.
+  Vec odd[NP * kVecsPerPanel], even[NP * kVecsPerPanel];
   MMB_UNROLL
-  for (int v = 0; v < NP * kVecsPerPanel; ++v) {
-    Vec even, odd;
-    load_columns(line + v / kVecsPerPanel * stride + v % kVecsPerPanel * 2 * kLanes, even, odd);
+  for (int v = 0; v < NP * kVecsPerPanel; ++v)
+    load_columns(line + v / kVecsPerPanel * stride + v % kVecsPerPanel * 2 * kLanes, even[v], odd[v]);
+  MMB_UNROLL
+  for (int m = 0; m < MR; ++m) {
+    const Vec a = broadcast(x[m]);
     MMB_UNROLL
-    for (int m = 0; m < MR; ++m) {
-      acc[m][v] = fma(broadcast(x[m]), even, acc[m][v]);
-      acc[m][v] = fma(broadcast(x[MR + m]), odd, acc[m][v]);
-    }
+    for (int v = 0; v < NP * kVecsPerPanel; ++v) acc[m][v] = fma(a, even[v], acc[m][v]);
+  }
+  MMB_UNROLL
+  for (int m = 0; m < MR; ++m) {
+    const Vec a = broadcast(x[MR + m]);
+    MMB_UNROLL
+    for (int v = 0; v < NP * kVecsPerPanel; ++v) acc[m][v] = fma(a, odd[v], acc[m][v]);
   }
   x += 2 * MR;
 }

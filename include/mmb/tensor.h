@@ -147,13 +147,4 @@ class Arena {
   int64_t next_ = 0;
 };
 
-// New tokens of a batch of sequences, packed without padding: those of sequence b are rows first[b] .. first[b+1]-1 of every
-// activation. Sequence b's cache holds context[b] tokens, the new ones included; its new token i of n sees the first
-// context[b] - n + i + 1 of them.
-struct Sequences {
-  int64_t batch = 0;
-  const int64_t* first = nullptr;    // [batch + 1]
-  const int64_t* context = nullptr;  // [batch]
-};
-
 }  // namespace mmb
