@@ -82,9 +82,12 @@ Vector<S> vector(const void* data, DType dtype, int64_t begin, int64_t n) {
 
 template <class S>
 Vector<S> row(const Matrix& m, int64_t r) {
-  Vector<S> v(m.cols);
-  for (int64_t c = 0; c < m.cols; ++c) v[c] = S(m.at(r, c));
-  return v;
+  Vector<double> v(m.cols);
+  m.copy_row(r, v.data());
+  if constexpr (std::is_same_v<S, double>)
+    return v;
+  else
+    return v.unaryExpr([](double x) { return S(x); });
 }
 
 // W x

@@ -40,6 +40,18 @@ double Matrix::at(int64_t row, int64_t col) const {
   return element(data, dtype, transposed ? panel_index(col, row, rows, dtype) : panel_index(row, col, cols, dtype));
 }
 
+void Matrix::copy_row(int64_t row, double* out) const {
+  if (transposed) {
+    for (int64_t c = 0; c < cols; ++c) out[c] = at(row, c);
+  } else if (dtype == DType::f32) {
+    const float* line = static_cast<const float*>(data) + panel_index(row, 0, cols, dtype);
+    for (int64_t c = 0; c < cols; ++c) out[c] = line[c * kPanel];
+  } else {
+    const bf16* line = static_cast<const bf16*>(data) + panel_index(row, 0, cols, dtype);
+    for (int64_t c = 0; c < cols; ++c) out[c] = to_float(line[c / 2 * 2 * kPanel + c % 2]);
+  }
+}
+
 int64_t Matrix::bytes() const { return transposed ? matrix_bytes(cols, rows, dtype) : matrix_bytes(rows, cols, dtype); }
 
 Matrix Matrix::nth(int64_t index) const {

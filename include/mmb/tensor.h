@@ -52,6 +52,8 @@ struct Matrix {
   int64_t rows = 0, cols = 0;
 
   double at(int64_t row, int64_t col) const;
+  // Elements at(row, 0) .. at(row, cols - 1).
+  void copy_row(int64_t row, double* out) const;
   int64_t bytes() const;
   // The `index`-th of consecutive matrices of this shape: one head's of a per-head projection.
   Matrix nth(int64_t index) const;
