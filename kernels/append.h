@@ -19,7 +19,8 @@ MMB_OP void append_row(const float* x, int64_t width, T* row) {
 
 // x [N, heads, width] into cache [B, heads, capacity, width]. The team shares the tokens; the caller puts the barrier.
 template <class T>
-MMB_OP void append(const Sequences& sequences, const float* x, int64_t heads, int64_t width, T* cache, int64_t capacity) {
+MMB_OP void append(const Sequences& sequences, const float* x, int64_t heads, int64_t width, T* cache,
+                   int64_t capacity) {
   const Share tokens = share(sequences.first[sequences.batch]);
   int64_t b = 0;
   for (int64_t n = tokens.begin; n < tokens.end; ++n) {

@@ -34,12 +34,12 @@ struct AttentionLayer {
   struct Args {
     Sequences sequences;
     const float* x;
-    const int64_t* positions;                               // [N]
-    Matrix q_a, q, k, v, o;                                 // q_a: with q_lora_rank
-    const float* q_a_norm;                                  // [q_lora_rank]
-    const float *q_bias, *k_bias, *v_bias;                  // [rows of the matrix], with bias
-    const float* o_bias;                                    // with output_bias
-    const float *q_norm, *k_norm;                           // [dk], with qk_norm
+    const int64_t* positions;               // [N]
+    Matrix q_a, q, k, v, o;                 // q_a: with q_lora_rank
+    const float* q_a_norm;                  // [q_lora_rank]
+    const float *q_bias, *k_bias, *v_bias;  // [rows of the matrix], with bias
+    const float* o_bias;                    // with output_bias
+    const float *q_norm, *k_norm;           // [dk], with qk_norm
     float eps;
     const double* inv_freq;  // [rotary_dim/2]
     double attention_factor;
@@ -63,6 +63,7 @@ struct AttentionLayer {
     const Args& args() const { return args_; }
     const Args& expected() const;
     std::vector<Output> outputs(const Args& args, int64_t unit) const;
+    double tolerance() const;  // of y
     void next();
     bool intact() const { return y_.intact(); }
 

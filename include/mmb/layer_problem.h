@@ -5,8 +5,8 @@
 
 namespace mmb {
 
-// A cache [B, heads, capacity, width] of the arena's bytes. A layer fills the slots of the new tokens; what they held is
-// put back before the bytes go to others, since the halves of an f32 are not bf16 of a sensible size.
+// A cache [B, heads, capacity, width] of the arena's bytes. A layer fills the slots of the new tokens; what they held
+// is put back before the bytes go to others, since the halves of an f32 are not bf16 of a sensible size.
 class ArenaCache {
  public:
   ArenaCache(Arena& arena, const Sequences& sequences, int64_t heads, int64_t capacity, int64_t width, DType dtype);
@@ -37,8 +37,9 @@ Buffer<int64_t> positions_of(const Sequences& sequences);
 // Rotary frequencies of `dims` dims, without scaling.
 Buffer<double> plain_inv_freq(int64_t dims);
 
-// Errors of a layer's output: f32 accumulation through several matrices and a softmax of scores of size 10; and in bf16 a
-// new key or value between two of the cache's may be rounded to either, 1 in 2^7 apart, one of `dims` terms of a score.
+// Errors of a layer's output: f32 accumulation through several matrices and a softmax of scores of size 10; and in bf16
+// a new key or value between two of the cache's may be rounded to either, 1 in 2^7 apart, one of `dims` terms of a
+// score.
 double layer_tolerance(DType dtype, int64_t dims);
 
 }  // namespace mmb

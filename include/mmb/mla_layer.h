@@ -1,6 +1,7 @@
 // mla_layer: multi-head latent attention as a layer has it, from hidden state to hidden state.
 //   q = mla_project(x), which appends to the latent cache;   y[n] = W_o mla(q[n], cache)
-// Algos   absorbed: mla_decode's and mla_prefill's absorbed;   expanded: keys and values made from the latents in every step
+// Algos   absorbed: mla_decode's and mla_prefill's absorbed;   expanded: keys and values made from the latents in every
+// step
 //         (mla_decode's reexpanded, mla_prefill's expanded)
 // Shapes  x, y [N, H] f32 · matrices as mla_project's and mla_decode's, W_o [H, nh*dv] in the row's type · cache
 //         [B, capacity, R+D] cache dtype
@@ -60,6 +61,7 @@ struct MlaLayer {
     const Args& args() const { return args_; }
     const Args& expected() const;
     std::vector<Output> outputs(const Args& args, int64_t unit) const;
+    double tolerance() const;  // of y
     void next();
     bool intact() const { return y_.intact(); }
 

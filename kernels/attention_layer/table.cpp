@@ -15,12 +15,12 @@ AttentionDecode::Shape attention_shape(const AttentionLayer::Shape& s) {
 }
 
 const AttentionLayer::Shape& checked(const AttentionLayer::Shape& s) {
-  MMB_REQUIRE(s.hidden_size > 0 && s.q_lora_rank >= 0, "attention_layer: hidden_size " << s.hidden_size
-                                                           << ", q_lora_rank " << s.q_lora_rank);
-  MMB_REQUIRE(s.num_key_value_heads > 0 && s.num_attention_heads > 0 &&
-                  s.num_attention_heads % s.num_key_value_heads == 0,
-              "attention_layer: num_attention_heads " << s.num_attention_heads << ", num_key_value_heads "
-                                                      << s.num_key_value_heads);
+  MMB_REQUIRE(s.hidden_size > 0 && s.q_lora_rank >= 0,
+              "attention_layer: hidden_size " << s.hidden_size << ", q_lora_rank " << s.q_lora_rank);
+  MMB_REQUIRE(
+      s.num_key_value_heads > 0 && s.num_attention_heads > 0 && s.num_attention_heads % s.num_key_value_heads == 0,
+      "attention_layer: num_attention_heads " << s.num_attention_heads << ", num_key_value_heads "
+                                              << s.num_key_value_heads);
   MMB_REQUIRE(s.qk_head_dim > 0 && s.v_head_dim > 0 && s.rotary_dim >= 0 && s.rotary_dim <= s.qk_head_dim &&
                   s.rotary_dim % 2 == 0,
               "attention_layer: qk_head_dim " << s.qk_head_dim << ", v_head_dim " << s.v_head_dim << ", rotary_dim "
@@ -171,10 +171,14 @@ const AttentionLayer::Args& AttentionLayer::Problem::expected() const {
   return expected_args_;
 }
 
+double AttentionLayer::Problem::tolerance() const {
+  return layer_tolerance(args_.cache_dtype, std::min(shape_.qk_head_dim, shape_.v_head_dim));
+}
+
 std::vector<Output> AttentionLayer::Problem::outputs(const Args& args, int64_t unit) const {
   const int64_t H = shape_.hidden_size;
   const float* y = args.y + unit * H;
-  return {{"y", {y, y + H}, layer_tolerance(args.cache_dtype, std::min(shape_.qk_head_dim, shape_.v_head_dim))}};
+  return {{"y", {y, y + H}, tolerance()}};
 }
 
 }  // namespace mmb

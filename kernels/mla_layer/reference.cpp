@@ -14,12 +14,24 @@ void mla_layer(const MlaLayer::Shape& shape, const MlaLayer::Args& args, Range t
   const int64_t N = sequences.first[sequences.batch], H = shape.hidden_size, nh = shape.num_attention_heads,
                 dk = shape.qk_nope_head_dim + shape.qk_rope_head_dim, dv = shape.v_head_dim;
   Buffer<float> q(N * nh * dk), context(N * nh * dv);
-  const MlaProject::Shape projection{shape.batch,       shape.new_tokens,  shape.context,
-                                     shape.hidden_size, nh,                shape.q_lora_rank,
-                                     shape.kv_lora_rank, shape.qk_nope_head_dim, shape.qk_rope_head_dim};
-  const MlaProject::Args project{sequences, args.x,   args.positions,        args.q_a, args.q_b,   args.q_a_norm,
-                                 args.kv_a, args.kv_a_norm, args.eps,        args.inv_freq, args.attention_factor,
-                                 q.data(),  args.cache,     args.cache_dtype, args.capacity};
+  const MlaProject::Shape projection{
+      shape.batch,       shape.new_tokens,   shape.context,          shape.hidden_size,     nh,
+      shape.q_lora_rank, shape.kv_lora_rank, shape.qk_nope_head_dim, shape.qk_rope_head_dim};
+  const MlaProject::Args project{sequences,
+                                 args.x,
+                                 args.positions,
+                                 args.q_a,
+                                 args.q_b,
+                                 args.q_a_norm,
+                                 args.kv_a,
+                                 args.kv_a_norm,
+                                 args.eps,
+                                 args.inv_freq,
+                                 args.attention_factor,
+                                 q.data(),
+                                 args.cache,
+                                 args.cache_dtype,
+                                 args.capacity};
   // The tokens of the range attend to the new tokens before them too; of those only the latents are needed.
   MlaProject::Shape latents = projection;
   latents.num_attention_heads = latents.q_lora_rank = 0;

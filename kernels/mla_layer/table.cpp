@@ -31,8 +31,8 @@ const MlaLayer::Shape& checked(const MlaLayer::Shape& s) {
 std::span<const Kernel<MlaLayer>> MlaLayer::kernels() {
   static constexpr Kernel<MlaLayer> list[] = {
       {"absorbed", Impl::reference, reference::run<MlaLayer, reference::mla_layer_absorbed<double>>},
-      MMB_KERNEL(MlaLayer, "absorbed", mla_layer_absorbed)
-      {"expanded", Impl::reference, reference::run<MlaLayer, reference::mla_layer_expanded<double>>},
+      MMB_KERNEL(MlaLayer, "absorbed", mla_layer_absorbed){
+          "expanded", Impl::reference, reference::run<MlaLayer, reference::mla_layer_expanded<double>>},
       MMB_KERNEL(MlaLayer, "expanded", mla_layer_expanded)};
   return list;
 }
@@ -136,9 +136,13 @@ const MlaLayer::Args& MlaLayer::Problem::expected() const {
   return expected_args_;
 }
 
+double MlaLayer::Problem::tolerance() const {
+  return layer_tolerance(args_.cache_dtype, std::min(shape_.kv_lora_rank, shape_.qk_rope_head_dim));
+}
+
 std::vector<Output> MlaLayer::Problem::outputs(const Args& args, int64_t unit) const {
   const float* y = args.y + unit * shape_.hidden_size;
-  return {{"y", {y, y + shape_.hidden_size}, layer_tolerance(args.cache_dtype, std::min(shape_.kv_lora_rank, shape_.qk_rope_head_dim))}};
+  return {{"y", {y, y + shape_.hidden_size}, tolerance()}};
 }
 
 }  // namespace mmb
