@@ -7,8 +7,8 @@ namespace mmb {
 std::span<const Kernel<Rope>> Rope::kernels() {
   static constexpr auto kReference = reference::run<Rope, reference::rope<double>>;
   static constexpr Kernel<Rope> list[] = {{"interleaved", Impl::reference, kReference},
-                                          MMB_KERNEL(Rope, "interleaved", rope){"half", Impl::reference, kReference},
-                                          MMB_KERNEL(Rope, "half", rope)};
+                                          {"half", Impl::reference, kReference},
+                                          MMB_KERNEL(Rope, "interleaved", rope) MMB_KERNEL(Rope, "half", rope)};
   return list;
 }
 
