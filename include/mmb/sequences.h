@@ -17,10 +17,10 @@ struct Sequences {
   const int64_t* context = nullptr;  // [batch]
 };
 
-// Every sequence has one new token at the most: a decode step.
+// Every sequence has one new token: a decode step.
 [[gnu::always_inline]] inline bool is_decode(const Sequences& sequences) {
   for (int64_t b = 0; b < sequences.batch; ++b)
-    if (sequences.first[b + 1] - sequences.first[b] > 1) return false;
+    if (sequences.first[b + 1] - sequences.first[b] != 1) return false;
   return true;
 }
 

@@ -39,6 +39,8 @@ int64_t hidden_size(const DecoderLayer::Shape& s) {
 
 DecoderLayer::Shape DecoderLayer::shape(const Model& model, int64_t layer, int64_t batch, int64_t new_tokens,
                                         int64_t context, int64_t shortest) {
+  const int64_t window = model.layers.at(static_cast<size_t>(layer)).sliding_window;
+  MMB_REQUIRE(window == 0 || context <= window, model.file << ": sliding_window " << window << ", context " << context);
   Shape s{};
   if (model.is_mla()) {
     s.mla_layer = MlaLayer::shape(model, batch, new_tokens, context, shortest);

@@ -39,6 +39,7 @@ std::span<const Kernel<MlaLayer>> MlaLayer::kernels() {
 
 MlaLayer::Shape MlaLayer::shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context,
                                 int64_t shortest) {
+  MMB_REQUIRE(!model.attention_bias && !model.attention_output_bias, model.file << ": attention_bias");
   return {.batch = batch,
           .new_tokens = new_tokens,
           .context = context,
