@@ -472,6 +472,7 @@ TEST(Habits, SlidingWindows) {
   EXPECT_EQ(windows(changed({{"sliding_window", 4096}, {"use_sliding_window", true}, {"max_window_layers", 1}})),
             (W{0, 4096, 4096}));
   EXPECT_EQ(windows(changed({{"layer_types", {"full_attention", "full_attention", "full_attention"}}})), (W{0, 0, 0}));
+  EXPECT_EQ(windows(changed({{"sliding_window", 4096}, {"max_window_layers", 2}})), (W{0, 0, 4096}));
   EXPECT_EQ(load_model("Qwen2.5-72B").layers[79].sliding_window, 0);
   expect_refused(changed({{"layer_types", types}}), "sliding_window");
   for (const json& window : {json(0), json(-1), json(4096.0), json("4096")})
