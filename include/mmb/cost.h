@@ -1,0 +1,25 @@
+// Cost: what a shape asks of any machine, whatever runs it. 1 FLOP = one multiply or one add; softmax, norms and activation
+// functions are not counted (their exponentials are, in `exps`).
+#pragma once
+
+#include "mmb/tensor.h"
+
+namespace mmb {
+
+struct Cost {
+  double flops = 0;
+  double weight_bytes = 0;      // unique bytes of weights read
+  double kv_bytes = 0;          // unique bytes of cached keys, values or latents read or written
+  double activation_bytes = 0;  // inputs and outputs
+  double exps = 0;              // exponentials evaluated
+
+  double bytes() const { return weight_bytes + kv_bytes + activation_bytes; }
+  double intensity() const { return flops / bytes(); }
+};
+
+inline Cost operator+(const Cost& a, const Cost& b) {
+  return {a.flops + b.flops, a.weight_bytes + b.weight_bytes, a.kv_bytes + b.kv_bytes,
+          a.activation_bytes + b.activation_bytes, a.exps + b.exps};
+}
+
+}  // namespace mmb

@@ -1,0 +1,89 @@
+// Kernel: one way to run an op on this machine. An op is a struct with the members that concept Operator lists; its kernels
+// are one list, which the tests and the benchmarks both walk.
+#pragma once
+
+#include <concepts>
+#include <sstream>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "mmb/cost.h"
+#include "mmb/error.h"
+#include "mmb/tensor.h"
+
+namespace mmb {
+
+// Who computes: the reference, or one instruction-set level of the optimized kernels.
+enum class Impl { reference, generic, avx2, avx512, neon };
+
+const char* name(Impl impl);
+// This CPU and operating system run it.
+bool supported(Impl impl);
+// The fastest supported level.
+Impl best_impl();
+
+// The levels that this build contains: X(level) for each, from narrow to wide.
+#if defined(__x86_64__)
+#define MMB_LEVELS(X, ...) X(generic, __VA_ARGS__) X(avx2, __VA_ARGS__) X(avx512, __VA_ARGS__)
+#elif defined(__aarch64__)
+#define MMB_LEVELS(X, ...) X(neon, __VA_ARGS__)
+#else
+#define MMB_LEVELS(X, ...) X(generic, __VA_ARGS__)
+#endif
+
+// In an op's header: declares kernel FUNCTION of OP in the namespace of every level.
+#define MMB_DECLARE_KERNEL(OP, FUNCTION) MMB_LEVELS(MMB_DECLARE_KERNEL_AT, OP, FUNCTION)
+#define MMB_DECLARE_KERNEL_AT(LEVEL, OP, FUNCTION)                          \
+  namespace LEVEL {                                                        \
+  void FUNCTION(const OP::Shape& shape, const OP::Args& args) noexcept;    \
+  }
+
+// In an op's table.cpp: lists kernel FUNCTION of OP, at every level, under the name ALGO.
+#define MMB_KERNEL(OP, ALGO, FUNCTION) MMB_LEVELS(MMB_KERNEL_AT, OP, ALGO, FUNCTION)
+#define MMB_KERNEL_AT(LEVEL, OP, ALGO, FUNCTION) {ALGO, Impl::LEVEL, &LEVEL::FUNCTION},
+
+template <class Op>
+struct Kernel {
+  const char* algo;
+  Impl impl;
+  void (*run)(const typename Op::Shape&, const typename Op::Args&);
+};
+
+// Units [begin, end) of an op's output; a unit is the least part of the output that the reference can compute alone.
+struct Range {
+  int64_t begin = 0, end = 0;
+};
+
+// One named part of an op's output, converted for comparison; errors are relative to the largest expected value.
+struct Output {
+  std::string name;
+  std::vector<double> values;
+  double tolerance = 0;
+};
+
+// A Problem makes seeded inputs for a shape, with weights and caches from an arena:
+//   Problem(shape, dtype, algo, arena, seed); args(); next() moves weights and caches on to the arena's next bytes;
+//   outputs(unit): what args() has been given for this unit; expected(): args() with other memory for the outputs;
+//   intact(): nothing was written past the end of an output.
+template <class Op>
+concept Operator = requires(const typename Op::Shape& shape, typename Op::Problem& problem, DType dtype, int64_t unit) {
+  { Op::name } -> std::convertible_to<std::string_view>;
+  { Op::key(shape) } -> std::same_as<std::string>;
+  { Op::cost(shape, dtype, std::string_view()) } -> std::same_as<Cost>;
+  { Op::units(shape) } -> std::same_as<int64_t>;
+  { Op::kernels() } -> std::same_as<std::span<const Kernel<Op>>>;
+  { problem.args() } -> std::same_as<const typename Op::Args&>;
+  { problem.expected() } -> std::same_as<const typename Op::Args&>;
+  { problem.outputs(problem.args(), unit) } -> std::same_as<std::vector<Output>>;
+  problem.next();
+};
+
+// Throws with the condition and the values where a shape cannot be run.
+#define MMB_REQUIRE(condition, values)                                                                      \
+  do {                                                                                                      \
+    if (!(condition)) throw ::mmb::Error((std::ostringstream() << values << ": expected " #condition).str()); \
+  } while (false)
+
+}  // namespace mmb

@@ -1,0 +1,154 @@
+// Storage: the element types of weights and caches, the packed weight matrix, and buffers that show when they are overrun.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <vector>
+
+namespace mmb {
+
+enum class DType : uint8_t { f32, bf16 };
+
+const char* name(DType dtype);
+
+[[gnu::always_inline]] inline constexpr int64_t size_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
+
+// The upper half of an f32: 8 bits of exponent, 7 of mantissa.
+struct bf16 {
+  uint16_t bits;
+};
+
+[[gnu::always_inline]] inline float to_float(float x) { return x; }
+
+[[gnu::always_inline]] inline float to_float(bf16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+// Round to nearest, ties to even; NaN stays NaN (rounding up could carry it into infinity).
+[[gnu::always_inline]] inline bf16 to_bf16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>(bits >> 16 | 0x40u)};
+  return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
+}
+
+// Element `index` of an array of `dtype`.
+double element(const void* data, DType dtype, int64_t index);
+void set_element(void* data, DType dtype, int64_t index, float value);
+
+// A weight matrix [rows, cols], rows = outputs: y[row] = sum_col at(row, col) * x[col].
+// One layout for every kernel and type: panels of 16 rows, [rows/16][cols/q][16][q] with q = 4 / element size, so that one
+// 64-byte line holds 16 outputs x 4 bytes of columns: lanes are outputs, there are no horizontal sums, and the same line is
+// the operand of a widening FMA, of a bf16 dot, and a row of an AMX tile. Rows and columns are padded with zeros.
+// `transposed`: the bytes are those of the [cols, rows] matrix (the key up-projection of absorbed MLA runs backwards).
+struct Matrix {
+  const void* data = nullptr;
+  DType dtype = DType::f32;
+  bool transposed = false;
+  int64_t rows = 0, cols = 0;
+
+  double at(int64_t row, int64_t col) const;
+  // Elements at(row, 0) .. at(row, cols - 1).
+  void copy_row(int64_t row, double* out) const;
+  int64_t bytes() const;
+  // The `index`-th of consecutive matrices of this shape: one head's of a per-head projection.
+  Matrix nth(int64_t index) const;
+};
+
+inline constexpr int64_t kPanel = 16;  // outputs per panel
+
+[[gnu::always_inline]] inline constexpr int64_t round_up(int64_t n, int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
+[[gnu::always_inline]] inline constexpr int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
+
+// Bytes that a matrix occupies, padding included.
+int64_t matrix_bytes(int64_t rows, int64_t cols, DType dtype);
+
+// `bytes` of zeroed memory, 64-byte aligned (2 MiB aligned with huge pages advised from 4 MiB on).
+void* allocate(int64_t bytes);
+void deallocate(void* data, int64_t bytes);
+
+// An array of T, zeroed, 64-byte aligned, with a guard behind it: intact() is false once something wrote past the end.
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(int64_t count) : count_(count), data_(static_cast<T*>(allocate(bytes()))) {
+    std::memset(guard(), kGuard, kGuardBytes);
+  }
+  Buffer(Buffer&& other) noexcept { *this = std::move(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(count_, other.count_);
+    std::swap(data_, other.data_);
+    return *this;
+  }
+  ~Buffer() {
+    if (data_) deallocate(data_, bytes());
+  }
+
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+  int64_t size() const { return count_; }
+  T& operator[](int64_t i) { return data_[i]; }
+  const T& operator[](int64_t i) const { return data_[i]; }
+  T* begin() { return data_; }
+  T* end() { return data_ + count_; }
+  const T* begin() const { return data_; }
+  const T* end() const { return data_ + count_; }
+
+  bool intact() const {
+    for (int64_t i = 0; i < kGuardBytes; ++i)
+      if (guard()[i] != kGuard) return false;
+    return true;
+  }
+
+ private:
+  static constexpr int64_t kGuardBytes = 256;  // four vectors of the widest kernel
+  static constexpr uint8_t kGuard = 0xff;      // NaN in every floating type: a read past the end shows too
+
+  int64_t bytes() const { return count_ * static_cast<int64_t>(sizeof(T)) + kGuardBytes; }
+  uint8_t* guard() { return reinterpret_cast<uint8_t*>(data_ + count_); }
+  const uint8_t* guard() const { return reinterpret_cast<const uint8_t*>(data_ + count_); }
+
+  int64_t count_ = 0;
+  T* data_ = nullptr;
+};
+
+// A Matrix that owns its bytes, packed from row-major f32 values and rounded to `dtype`. `transposed` stores [cols, rows].
+// Several heads' matrices packed one after the other are read by matrix().nth(head).
+class PackedMatrix {
+ public:
+  PackedMatrix() = default;
+  PackedMatrix(std::span<const float> row_major, int64_t rows, int64_t cols, DType dtype, bool transposed = false,
+               int64_t count = 1);
+  const Matrix& matrix() const { return matrix_; }
+
+ private:
+  Buffer<uint8_t> storage_;
+  Matrix matrix_;
+};
+
+// One block of random values, read from start to end and round again: every taker gets bytes that no cache still holds, as
+// long as the block is several times the last-level cache. Any slice is a valid array of bf16 or of f32, of either sign and
+// magnitude in [2^-8, 2^-4): weights and cached keys and values of trained models' size.
+class Arena {
+ public:
+  static constexpr double kRms = 0.0275;  // of the values
+
+  explicit Arena(int64_t bytes, uint64_t seed = 1);
+  // The next `bytes` bytes, 64-byte aligned; starts again from the beginning where they would pass the end.
+  void* take(int64_t bytes);
+  int64_t bytes() const { return block_.size(); }
+
+ private:
+  Buffer<uint8_t> block_;
+  int64_t next_ = 0;
+};
+
+}  // namespace mmb

@@ -1,0 +1,69 @@
+#include "mmb/kernel.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace mmb {
+
+const char* name(Impl impl) {
+  switch (impl) {
+    case Impl::reference: return "reference";
+    case Impl::generic: return "generic";
+    case Impl::avx2: return "avx2";
+    case Impl::avx512: return "avx512";
+    case Impl::neon: return "neon";
+  }
+  return "unknown";
+}
+
+#if defined(__x86_64__)
+namespace {
+
+// The operating system saves the registers named by `mask` of XCR0.
+bool os_saves(uint32_t mask) {
+  uint32_t low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (low & mask) == mask;
+}
+
+bool cpu_has_avx2() {
+  uint32_t a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return false;
+  const uint32_t needed = bit_FMA | bit_F16C | bit_AVX | bit_OSXSAVE;
+  if ((c & needed) != needed || !os_saves(0x6)) return false;  // xmm and ymm state
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
+}
+
+bool cpu_has_avx512() {
+  uint32_t a, b, c, d;
+  if (!cpu_has_avx2() || !os_saves(0xe6)) return false;  // also opmask and both halves of the zmm state
+  const uint32_t needed = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & needed) == needed;
+}
+
+}  // namespace
+
+bool supported(Impl impl) {
+  switch (impl) {
+    case Impl::reference:
+    case Impl::generic: return true;
+    case Impl::avx2: return cpu_has_avx2();
+    case Impl::avx512: return cpu_has_avx512();
+    default: return false;
+  }
+}
+#elif defined(__aarch64__)
+bool supported(Impl impl) { return impl == Impl::reference || impl == Impl::neon; }
+#else
+bool supported(Impl impl) { return impl == Impl::reference || impl == Impl::generic; }
+#endif
+
+Impl best_impl() {
+  Impl best = Impl::reference;
+  for (Impl impl : {Impl::generic, Impl::neon, Impl::avx2, Impl::avx512})
+    if (supported(impl)) best = impl;
+  return best;
+}
+
+}  // namespace mmb

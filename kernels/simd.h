@@ -1,0 +1,190 @@
+// The vector type of one instruction-set level and the few operations that plain C++ cannot spell. A kernel is written once
+// against this file and compiled once per level; +, -, *, comparisons and ?: on Vec are the compiler's own.
+// The only file with instruction-set #ifs. Everything has internal linkage: code compiled for AVX-512 must not become the
+// program's copy of a shared inline function.
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "mmb/tensor.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#ifndef MMB_IMPL
+#error "MMB_IMPL names the instruction-set level that this file is compiled for"
+#endif
+
+#define MMB_UNROLL _Pragma("GCC unroll 64")
+
+namespace mmb {
+namespace MMB_IMPL {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16, kRegisters = 32;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8, kRegisters = 16;
+#elif defined(__aarch64__)
+constexpr int kLanes = 4, kRegisters = 32;
+#else
+constexpr int kLanes = 4, kRegisters = 16;
+#endif
+
+typedef float Vec __attribute__((vector_size(4 * kLanes)));
+typedef int32_t VecInt __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t VecBits __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t HalfBits __attribute__((vector_size(2 * kLanes)));
+
+constexpr int kVecsPerPanel = static_cast<int>(kPanel) / kLanes;
+
+#define MMB_OP [[gnu::always_inline, maybe_unused]] inline
+
+MMB_OP Vec broadcast(float x) { return x - Vec{}; }
+MMB_OP Vec load(const float* p) {
+  Vec v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+MMB_OP void store(float* p, Vec v) { memcpy(p, &v, sizeof v); }
+
+// The first n of kLanes elements; the others are zero, and their memory is not touched.
+MMB_OP Vec load_partial(const float* p, int64_t n) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
+#else
+  Vec v = {};
+  memcpy(&v, p, static_cast<size_t>(4 * n));
+  return v;
+#endif
+}
+MMB_OP void store_partial(float* p, Vec v, int64_t n) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), (__m512)v);
+#else
+  memcpy(p, &v, static_cast<size_t>(4 * n));
+#endif
+}
+
+// a * b + c, rounded once where the level has FMA.
+MMB_OP Vec fma(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+  return (Vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
+// NaN in a gives b.
+MMB_OP Vec max(Vec a, Vec b) { return a > b ? a : b; }
+MMB_OP Vec min(Vec a, Vec b) { return a < b ? a : b; }
+
+MMB_OP float reduce_add(Vec v) {
+  float sum = 0;
+  MMB_UNROLL
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    VecInt index;
+    MMB_UNROLL
+    for (int i = 0; i < kLanes; ++i) index[i] = (i + width) % kLanes;
+#if defined(__clang__)
+    Vec moved;
+    MMB_UNROLL
+    for (int i = 0; i < kLanes; ++i) moved[i] = v[(i + width) % kLanes];
+    v += moved;
+#else
+    v += __builtin_shuffle(v, index);
+#endif
+  }
+  sum = v[0];
+  return sum;
+}
+
+MMB_OP float reduce_max(Vec v) {
+  float best = v[0];
+  MMB_UNROLL
+  for (int i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
+  return best;
+}
+
+// kLanes consecutive elements of a row, widened to f32.
+MMB_OP Vec load(const bf16* p) {
+#if defined(__AVX512F__)
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return (Vec)_mm512_slli_epi32(wide, 16);
+#elif defined(__AVX2__)
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return (Vec)_mm256_slli_epi32(wide, 16);
+#else
+  HalfBits half;
+  memcpy(&half, p, sizeof half);
+  return (Vec)(__builtin_convertvector(half, VecBits) << 16);
+#endif
+}
+MMB_OP Vec load_partial(const bf16* p, int64_t n) {
+  bf16 padded[kLanes] = {};
+  memcpy(padded, p, static_cast<size_t>(2 * n));
+  return load(padded);
+}
+
+// Rounded to nearest, ties to even; NaN does not occur in what kernels store.
+MMB_OP void store(bf16* p, Vec v) {
+  const VecBits bits = (VecBits)v;
+  const HalfBits half = __builtin_convertvector((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16, HalfBits);
+  memcpy(p, &half, sizeof half);
+}
+MMB_OP void store_partial(bf16* p, Vec v, int64_t n) {
+  bf16 padded[kLanes];
+  store(padded, v);
+  memcpy(p, padded, static_cast<size_t>(2 * n));
+}
+
+// kLanes outputs x 2 columns of a bf16 panel line: the even and the odd column, lanes = outputs.
+MMB_OP void load_columns(const bf16* line, Vec& even, Vec& odd) {
+  VecBits bits;
+  memcpy(&bits, line, sizeof bits);
+  even = (Vec)(bits << 16);
+  odd = (Vec)(bits & 0xffff0000u);
+}
+
+MMB_OP void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+
+// 2^x for x in [-126, 127], smaller x as -126. Degree 5 on [-1/2, 1/2]: relative error at most 2.5e-7.
+MMB_OP Vec exp2(Vec x) {
+  x = max(x, broadcast(-126.f));
+  x = min(x, broadcast(127.f));
+  // Adding 1.5 * 2^23 rounds to an integer, which is then in the low mantissa bits.
+  const Vec magic = broadcast(12582912.f);
+  const Vec shifted = x + magic;
+  const Vec f = x - (shifted - magic);
+  Vec p = broadcast(1.3390936e-3f);
+  p = fma(p, f, broadcast(9.6740136e-3f));
+  p = fma(p, f, broadcast(5.5503324e-2f));
+  p = fma(p, f, broadcast(2.4022181e-1f));
+  p = fma(p, f, broadcast(6.9314720e-1f));
+  p = fma(p, f, broadcast(1.f));
+  return (Vec)((VecBits)p + ((VecBits)shifted << 23));
+}
+
+constexpr float kLog2e = 1.44269504f;
+
+// e^x; x is taken to lie in [-87.3, 88].
+MMB_OP Vec exp(Vec x) { return exp2(x * kLog2e); }
+
+// 1 / (1 + e^-x)
+MMB_OP Vec sigmoid(Vec x) { return 1.f / (1.f + exp(-x)); }
+
+// x * sigmoid(x)
+MMB_OP Vec silu(Vec x) { return x / (1.f + exp(-x)); }
+
+}  // namespace
+}  // namespace MMB_IMPL
+}  // namespace mmb

@@ -1,0 +1,43 @@
+#include "mmb/linear.h"
+
+#include "op_test.h"
+
+namespace mmb {
+namespace {
+
+TEST(Linear, LiteralCase) {
+  const std::vector<float> w = {1, 2, 3, 4, 5, 6};  // [2, 3]
+  const float x[] = {1, 10, 100};
+  float y[2];
+  for (const auto& kernel : Linear::kernels()) {
+    if (!supported(kernel.impl)) continue;
+    const PackedMatrix packed(w, 2, 3, DType::bf16);
+    kernel.run({1, 3, 2}, {x, packed.matrix(), y});
+    EXPECT_EQ(y[0], 321) << name(kernel.impl);
+    EXPECT_EQ(y[1], 654) << name(kernel.impl);
+  }
+}
+
+// Tokens below, at and above every tile height; outputs around a panel and around a group; columns around a column block.
+TEST(Linear, KernelsMatchReference) {
+  for (int64_t tokens : {1, 2, 3, 4, 6, 7, 12, 13, 25, 33})
+    for (int64_t out : {1, 15, 16, 17, 130})
+      expect_kernels_match_reference<Linear, reference::linear<double>>({tokens, 67, out});
+  for (int64_t in : {1, 2, 255, 256, 257, 515})
+    for (int64_t tokens : {1, 29}) expect_kernels_match_reference<Linear, reference::linear<double>>({tokens, in, 50});
+  expect_kernels_match_reference<Linear, reference::linear<double>>({1, 7168, 576});
+}
+
+TEST(Linear, FlopsAreCounted) {
+  const Linear::Shape shape{3, 19, 21};
+  EXPECT_EQ((counted_flops<Linear, reference::linear<Counted>>(shape, "panels")),
+            Linear::cost(shape, DType::f32, "panels").flops);
+}
+
+TEST(Linear, PackedBytesAreTheMatrixForWholePanels) {
+  EXPECT_EQ(matrix_bytes(2048, 7168, DType::bf16), 2048 * 7168 * 2);
+  EXPECT_EQ(matrix_bytes(17, 3, DType::bf16), 32 * 4 * 2);
+}
+
+}  // namespace
+}  // namespace mmb
