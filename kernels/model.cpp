@@ -191,7 +191,7 @@ void Reader::attention() {
 
 void Reader::rope() {
   m.rope_interleave = config.boolean({"rope_interleave"}, m.is_mla());
-  m.rope_theta = config.number({"rope_theta"}, 1, 1e12, m.rope_theta);
+  m.rope_theta = config.number({"rope_theta"}, 2, 1e12, m.rope_theta);
   m.partial_rotary_factor = config.number({"partial_rotary_factor"}, 1e-3, 1, 1);
   const std::string name = config.find("rope_parameters") ? "rope_parameters" : "rope_scaling";
   if (const json* object = config.find_object(name)) {
@@ -200,7 +200,7 @@ void Reader::rope() {
       if (value.is_object()) rope.refuse(key, "expected one setting for all layers, as mmb models no other");
     RopeScaling& r = m.rope_scaling;
     r.type = rope.word({"rope_type", "type"}, {"default", "yarn", "llama3"});
-    m.rope_theta = rope.number({"rope_theta"}, 1, 1e12, m.rope_theta);
+    m.rope_theta = rope.number({"rope_theta"}, 2, 1e12, m.rope_theta);
     m.partial_rotary_factor = rope.number({"partial_rotary_factor"}, 1e-3, 1, m.partial_rotary_factor);
     if (r.type != "default") {
       r.factor = rope.number({"factor"}, 1, 1e6);

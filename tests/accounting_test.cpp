@@ -16,7 +16,7 @@ namespace {
 using nlohmann::json;
 
 json config(const std::string& name, const json& changes = json::object()) {
-  std::ifstream stream(std::string(MMB_MODELS_DIR) + "/" + name + ".json");
+  std::ifstream stream(std::string(MMB_SOURCE_DIR "/bench/models") + "/" + name + ".json");
   json object = json::parse(stream);
   object.merge_patch(changes);
   return object;
