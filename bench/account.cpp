@@ -1,0 +1,75 @@
+#include "account.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+namespace mmb {
+namespace {
+
+using json = nlohmann::ordered_json;
+
+json to_json(const Account& a) {
+  const bool whole = a.experts_touched == std::floor(a.experts_touched);
+  return {
+      {"model", a.model},
+      {"total_parameters", a.total_parameters},
+      {"active_parameters", a.active_parameters},
+      {"kv_elements_per_token", a.kv_elements_per_token},
+      {"kv_bytes_per_token", a.kv_bytes_per_token},
+      {"kv_bytes_per_token_expanded", a.kv_bytes_per_token_expanded ? json(*a.kv_bytes_per_token_expanded) : json()},
+      {"kv_bytes_at_context", a.kv_bytes_at_context},
+      {"attention_flops_per_token", a.attention_flops_per_token},
+      {"attention_flops_per_token_expanded", a.attention_flops_per_token_expanded},
+      {"flops_per_token", a.flops_per_token},
+      {"weight_bytes_per_step", a.weight_bytes_per_step},
+      {"experts_touched", whole ? json(static_cast<int64_t>(a.experts_touched)) : json(a.experts_touched)},
+      {"training_flops_per_token_4k", a.training_flops_per_token_4k},
+  };
+}
+
+std::string cell(const json& value) {
+  if (value.is_null()) return "-";
+  if (value.is_string()) return value.get<std::string>();
+  if (value.is_number_float()) {
+    std::string text = std::to_string(value.get<double>());
+    return text.substr(0, text.find('.') + 3);
+  }
+  std::string digits = value.dump();
+  for (size_t i = digits.size(); i > 3;) digits.insert(i -= 3, ",");
+  return digits;
+}
+
+}  // namespace
+
+std::string account_json(const std::vector<Account>& accounts) {
+  json all = json::array();
+  for (const Account& a : accounts) all.push_back(to_json(a));
+  return (all.size() == 1 ? all.front() : all).dump(2) + "\n";
+}
+
+std::string account_table(const std::vector<Account>& accounts) {
+  std::vector<std::vector<std::string>> columns;
+  for (const Account& a : accounts) {
+    const json object = to_json(a);
+    if (columns.empty()) {
+      columns.emplace_back();
+      for (const auto& [name, value] : object.items()) columns.back().push_back(name);
+    }
+    columns.emplace_back();
+    for (const auto& [name, value] : object.items()) columns.back().push_back(cell(value));
+  }
+  std::string table;
+  for (size_t row = 0; !columns.empty() && row < columns[0].size(); ++row) {
+    for (size_t c = 0; c < columns.size(); ++c) {
+      size_t width = 0;
+      for (const std::string& text : columns[c]) width = std::max(width, text.size());
+      const std::string padding(width - columns[c][row].size(), ' ');
+      table += c == 0 ? columns[c][row] + padding : "  " + padding + columns[c][row];
+    }
+    table += '\n';
+  }
+  return table;
+}
+
+}  // namespace mmb
