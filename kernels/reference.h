@@ -105,6 +105,15 @@ void store(const Vector<S>& v, float* out) {
 
 inline double silu(double x) { return x / (1 + std::exp(-x)); }
 
+// down (silu(gate x) * up x)
+template <class S>
+Vector<S> gated_ffn(const Matrix& gate, const Matrix& up, const Matrix& down, const Vector<S>& x) {
+  Vector<S> hidden = times(gate, x);
+  const Vector<S> linear = times(up, x);
+  for (int64_t i = 0; i < hidden.size(); ++i) hidden[i] = S(silu(value(hidden[i])) * value(linear[i]));
+  return times(down, hidden);
+}
+
 // The entry in a kernel list: every unit of the output.
 template <class Op, auto Function>
 void run(const typename Op::Shape& shape, const typename Op::Args& args) {

@@ -17,6 +17,14 @@ inline Arena& test_arena() {
   return arena;
 }
 
+// Two results that should be equal but for rounding.
+inline void expect_close(std::span<const float> actual, std::span<const float> expected, double tolerance,
+                         const std::string& what) {
+  const std::vector<double> a(actual.begin(), actual.end()), e(expected.begin(), expected.end());
+  const Comparison c = compare(a, e);
+  EXPECT_LE(c.max_err, tolerance) << what << " at " << c.worst_index;
+}
+
 // Compares the outputs of all units, tensor by tensor.
 template <class Op>
 void expect_equal(const typename Op::Problem& problem, const typename Op::Shape& shape, const std::string& row) {

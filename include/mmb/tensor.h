@@ -139,6 +139,8 @@ class PackedMatrix {
 // magnitude in [2^-8, 2^-4): weights and cached keys and values of trained models' size.
 class Arena {
  public:
+  static constexpr double kRms = 0.0275;  // of the values
+
   explicit Arena(int64_t bytes, uint64_t seed = 1);
   // The next `bytes` bytes, 64-byte aligned; starts again from the beginning where they would pass the end.
   void* take(int64_t bytes);

@@ -1,0 +1,57 @@
+// fma_peak: the ruler of compute. Fused multiply-adds that never leave the registers.
+//   y[i] = f(f(...f(x[i]))), `steps` times f(v) = a*v + b
+// Shapes  x, y [E] f32
+// Cost    flops = 2*E*steps;  bytes = 2*E*4
+// Bound   compute, by construction: one load and one store per `steps` multiply-adds
+// Traps   a is just below 1 and depends on steps, so that the result shows x, b and the number of steps: a smaller a
+// would
+//         forget x. Beyond 1000 steps, rounding hides a step that is left out
+// Source  the compute roof of Williams, Waterman and Patterson, Roofline, doi:10.1145/1498765.1498785
+#pragma once
+
+#include "mmb/kernel.h"
+
+namespace mmb {
+
+struct FmaPeak {
+  static constexpr const char* name = "fma_peak";
+
+  struct Shape {
+    int64_t elements, steps;
+  };
+  struct Args {
+    const float* x;
+    float a, b;
+    float* y;
+  };
+  // Elements that a thread keeps in registers: the work of every level's kernel divides evenly by threads * kBlock.
+  static constexpr int64_t kBlock = 24 * 16;
+
+  static std::string key(const Shape& shape);
+  static Cost cost(const Shape& shape, DType dtype, std::string_view algo);
+  static int64_t units(const Shape& shape) { return shape.elements; }  // a unit is one element of y
+  static std::span<const Kernel<FmaPeak>> kernels();
+
+  class Problem {
+   public:
+    Problem(const Shape& shape, DType dtype, std::string_view algo, Arena& arena, uint64_t seed);
+    const Args& args() const { return args_; }
+    const Args& expected() const { return expected_args_; }
+    std::vector<Output> outputs(const Args& args, int64_t unit) const;
+    void next() {}  // x and y are read and written once per `steps` multiply-adds
+    bool intact() const { return y_.intact(); }
+
+   private:
+    int64_t steps_;
+    Buffer<float> x_, y_, expected_;
+    Args args_, expected_args_;
+  };
+};
+
+namespace reference {
+template <class S>
+void fma_peak(const FmaPeak::Shape& shape, const FmaPeak::Args& args, Range elements);
+}
+MMB_DECLARE_KERNEL(FmaPeak, fma_peak)
+
+}  // namespace mmb

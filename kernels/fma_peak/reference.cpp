@@ -1,0 +1,22 @@
+#include "../reference.h"
+#include "mmb/fma_peak.h"
+
+namespace mmb::reference {
+
+template <class S>
+void fma_peak(const FmaPeak::Shape& shape, const FmaPeak::Args& args, Range elements) {
+  for (int64_t i = elements.begin; i < elements.end; ++i) {
+    S v(args.x[i]);
+    for (int64_t step = 0; step < shape.steps; ++step) {
+      S next(args.b);
+      next += S(args.a) * v;
+      v = next;
+    }
+    args.y[i] = static_cast<float>(value(v));
+  }
+}
+
+template void fma_peak<double>(const FmaPeak::Shape&, const FmaPeak::Args&, Range);
+template void fma_peak<Counted>(const FmaPeak::Shape&, const FmaPeak::Args&, Range);
+
+}  // namespace mmb::reference

@@ -1,0 +1,83 @@
+// Bound: the weights from memory up to the machine's balance, the multiply rate beyond; norms, rotation and append are
+// a thousandth of it. Idea: the ops of a projection one after the other inside one team. Both down-projections read the
+// same packed tokens and share one phase, so that the small one does not end in a barrier of its own. Split: each
+// matrix by panels, norms and append by tokens, rotation by (token, head).
+#include "mmb/mla_project.h"
+
+#include "../matmul.h"
+#include "mmb/linear.h"
+#include "mmb/rms_norm.h"
+#include "mmb/rope.h"
+
+namespace mmb::MMB_IMPL {
+namespace {
+
+template <class T>
+MMB_OP void append(const float* x, int64_t n, T* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(out + i, load(x + i));
+  if (i < n) store_partial(out + i, load_partial(x + i, n - i), n - i);
+}
+
+// This thread's tokens of [latent | rope key] into the last rows of their sequences' caches.
+template <class T>
+MMB_OP void append_tokens(const MlaProject::Args& args, const float* latent, const float* kv, int64_t R, int64_t D) {
+  const Sequences& sequences = args.sequences;
+  const Share tokens = share(sequences.first[sequences.batch]);
+  for (int64_t b = 0; b < sequences.batch; ++b) {
+    const int64_t end = sequences.first[b + 1], behind = b * args.capacity + sequences.context[b];
+    for (int64_t n = sequences.first[b]; n < end; ++n) {
+      if (n < tokens.begin || n >= tokens.end) continue;
+      T* row = static_cast<T*>(args.cache) + (behind - (end - n)) * (R + D);
+      append(latent + n * R, R, row);
+      append(kv + n * (R + D) + R, D, row + R);
+    }
+  }
+}
+
+}  // namespace
+
+void mla_project(const MlaProject::Shape& shape, const MlaProject::Args& args) noexcept {
+  const int64_t N = args.sequences.first[args.sequences.batch], H = shape.hidden_size, nh = shape.num_attention_heads,
+                Q = shape.q_lora_rank, R = shape.kv_lora_rank, dn = shape.qk_nope_head_dim, D = shape.qk_rope_head_dim;
+  team([&] {
+    Scratch scratch;
+    auto* packed = scratch.shared<float>(packed_size(N, H));
+    auto* q_a = scratch.shared<float>(N * Q);
+    auto* kv = scratch.shared<float>(N * (R + D));
+    auto* latent = scratch.shared<float>(N * R);
+    auto* own = scratch.own<float>(kMatmulScratch);
+
+    pack_tokens(args.x, H, nullptr, N, H, packed);
+    barrier();
+    if (Q > 0)
+      matmul(packed, N, args.q_a, share(panel_count(args.q_a)), q_a, Q, own);
+    else
+      matmul(packed, N, args.q_b, share(panel_count(args.q_b)), args.q, nh * (dn + D), own);
+    matmul(packed, N, args.kv_a, share(panel_count(args.kv_a)), kv, R + D, own);
+    barrier();
+
+    if (Q > 0) {
+      rms_norm({N, Q}, {q_a, args.q_a_norm, args.eps, q_a});
+      linear({N, Q, nh * (dn + D)}, {q_a, args.q_b, args.q});
+    }
+    const auto rotate = [&](float* x, int64_t heads, int64_t token_stride, int64_t head_stride) {
+      rope({N, heads, D}, {x, token_stride, head_stride, args.positions, args.inv_freq, args.attention_factor,
+                           Rope::Pairs::interleaved, x});
+    };
+    rotate(args.q + dn, nh, nh * (dn + D), dn + D);
+
+    const Share tokens = share(N);
+    for (int64_t n = tokens.begin; n < tokens.end; ++n) append(kv + n * (R + D), R, latent + n * R);
+    barrier();
+    rms_norm({N, R}, {latent, args.kv_a_norm, args.eps, latent});
+    rotate(kv + R, 1, R + D, 0);
+    if (args.cache_dtype == DType::f32)
+      append_tokens<float>(args, latent, kv, R, D);
+    else
+      append_tokens<bf16>(args, latent, kv, R, D);
+    barrier();
+  });
+}
+
+}  // namespace mmb::MMB_IMPL

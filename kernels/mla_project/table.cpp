@@ -1,0 +1,124 @@
+#include "../reference.h"
+#include "mmb/mla_project.h"
+#include "mmb/random.h"
+
+namespace mmb {
+
+std::span<const Kernel<MlaProject>> MlaProject::kernels() {
+  static constexpr Kernel<MlaProject> list[] = {
+      {"panels", Impl::reference, reference::run<MlaProject, reference::mla_project<double>>},
+      MMB_KERNEL(MlaProject, "panels", mla_project)};
+  return list;
+}
+
+MlaProject::Shape MlaProject::shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context) {
+  return {.batch = batch,
+          .new_tokens = new_tokens,
+          .context = context,
+          .hidden_size = model.need(&Model::hidden_size),
+          .num_attention_heads = model.need(&Model::num_attention_heads),
+          .q_lora_rank = model.q_lora_rank,
+          .kv_lora_rank = model.need(&Model::kv_lora_rank),
+          .qk_nope_head_dim = model.need(&Model::qk_nope_head_dim),
+          .qk_rope_head_dim = model.need(&Model::qk_rope_head_dim)};
+}
+
+// The context only says where in the cache the latents go.
+std::string MlaProject::key(const Shape& shape) {
+  return "batch:" + std::to_string(shape.batch) + "/q:" + std::to_string(shape.new_tokens);
+}
+
+namespace {
+
+int64_t query_width(const MlaProject::Shape& s) {
+  return s.num_attention_heads * (s.qk_nope_head_dim + s.qk_rope_head_dim);
+}
+int64_t latent_width(const MlaProject::Shape& s) {
+  return s.kv_lora_rank + s.qk_rope_head_dim;
+}
+int64_t q_b_width(const MlaProject::Shape& s) {
+  return s.q_lora_rank > 0 ? s.q_lora_rank : s.hidden_size;
+}
+
+}  // namespace
+
+Cost MlaProject::cost(const Shape& shape, DType dtype, std::string_view) {
+  const auto N = static_cast<double>(units(shape)), size = static_cast<double>(size_of(dtype)),
+             H = static_cast<double>(shape.hidden_size), Q = static_cast<double>(shape.q_lora_rank),
+             R = static_cast<double>(shape.kv_lora_rank), query = static_cast<double>(query_width(shape)),
+             latent = static_cast<double>(latent_width(shape));
+  const double weights = H * Q + static_cast<double>(q_b_width(shape)) * query + H * latent;
+  return {.flops = 2 * N * weights,
+          .weight_bytes = weights * size + 4 * (Q + R),
+          .kv_bytes = N * latent * size,
+          .activation_bytes = 4 * N * (H + query)};
+}
+
+MlaProject::Problem::Problem(const Shape& shape, DType dtype, std::string_view, Arena& arena, uint64_t seed)
+    : shape_(shape), arena_(arena), batch_(shape.batch, shape.new_tokens, shape.context) {
+  MMB_REQUIRE(
+      shape.hidden_size > 0 && shape.num_attention_heads > 0 && shape.q_lora_rank >= 0 && shape.kv_lora_rank > 0 &&
+          shape.qk_nope_head_dim > 0 && shape.qk_rope_head_dim > 0 && shape.qk_rope_head_dim % 2 == 0,
+      name << ": hidden_size " << shape.hidden_size << ", num_attention_heads " << shape.num_attention_heads
+           << ", q_lora_rank " << shape.q_lora_rank << ", kv_lora_rank " << shape.kv_lora_rank << ", qk_nope_head_dim "
+           << shape.qk_nope_head_dim << ", qk_rope_head_dim " << shape.qk_rope_head_dim);
+  const int64_t N = batch_.tokens(), D = shape.qk_rope_head_dim;
+  const auto normal = [&](int64_t count, uint64_t offset) {
+    Buffer<float> buffer(count);
+    fill_normal(buffer, seed + offset);
+    return buffer;
+  };
+  x_ = normal(N * shape.hidden_size, 0);
+  q_a_norm_ = normal(shape.q_lora_rank, 1);
+  kv_a_norm_ = normal(shape.kv_lora_rank, 2);
+  q_ = Buffer<float>(N * query_width(shape));
+  expected_q_ = Buffer<float>(q_.size());
+  cache_ = Buffer<uint8_t>(shape.batch * shape.context * latent_width(shape) * size_of(dtype));
+  expected_cache_ = Buffer<uint8_t>(cache_.size());
+  positions_ = Buffer<int64_t>(N);
+  for (int64_t n = 0; n < N; ++n) positions_[n] = shape.context - shape.new_tokens + n % shape.new_tokens;
+  inv_freq_ = Buffer<double>(D / 2);
+  for (int64_t i = 0; i < D / 2; ++i)
+    inv_freq_[i] = std::pow(10000, -2 * static_cast<double>(i) / static_cast<double>(D));
+
+  const auto matrix = [&](int64_t rows, int64_t cols) { return Matrix{nullptr, dtype, false, rows, cols}; };
+  args_ = {.sequences = batch_.view(),
+           .x = x_.data(),
+           .positions = positions_.data(),
+           .q_a = matrix(shape.q_lora_rank, shape.hidden_size),
+           .q_b = matrix(query_width(shape), q_b_width(shape)),
+           .q_a_norm = q_a_norm_.data(),
+           .kv_a = matrix(latent_width(shape), shape.hidden_size),
+           .kv_a_norm = kv_a_norm_.data(),
+           .eps = 1e-6f,
+           .inv_freq = inv_freq_.data(),
+           .attention_factor = 1.25,
+           .q = q_.data(),
+           .cache = cache_.data(),
+           .cache_dtype = dtype,
+           .capacity = shape.context};
+  next();
+}
+
+void MlaProject::Problem::next() {
+  for (Matrix* w : {&args_.q_a, &args_.q_b, &args_.kv_a}) w->data = arena_.take(w->bytes());
+  expected_args_ = args_;
+  expected_args_.q = expected_q_.data();
+  expected_args_.cache = expected_cache_.data();
+}
+
+std::vector<Output> MlaProject::Problem::outputs(const Args& args, int64_t unit) const {
+  const int64_t R = shape_.kv_lora_rank, width = latent_width(shape_);
+  const float* q = args.q + unit * query_width(shape_);
+  const int64_t b = unit / shape_.new_tokens, i = unit % shape_.new_tokens;
+  const int64_t row = b * args.capacity + shape_.context - shape_.new_tokens + i;
+  std::vector<double> cached;
+  for (int64_t c = 0; c < width; ++c) cached.push_back(element(args.cache, args.cache_dtype, row * width + c));
+  // Two products in f32; a value between two of the cache's may be rounded to either.
+  const double accumulated = 256 * 0x1p-24, rounded = args.cache_dtype == DType::bf16 ? 0x1p-7 : 0;
+  return {{"q", {q, q + query_width(shape_)}, accumulated},
+          {"latent", {cached.begin(), cached.begin() + R}, accumulated + rounded},
+          {"k_pe", {cached.begin() + R, cached.end()}, accumulated + rounded}};
+}
+
+}  // namespace mmb

@@ -1,0 +1,85 @@
+#include <Eigen/Cholesky>
+
+#include "../reference.h"
+#include "mmb/moe_layer.h"
+#include "mmb/random.h"
+
+namespace mmb {
+
+std::span<const Kernel<MoeLayer>> MoeLayer::kernels() {
+  static constexpr Kernel<MoeLayer> list[] = {
+      {"grouped", Impl::reference, reference::run<MoeLayer, reference::moe_layer<double>>},
+      MMB_KERNEL(MoeLayer, "grouped", moe_layer)};
+  return list;
+}
+
+std::string MoeLayer::key(const Shape& shape) {
+  return MoeExperts::key(shape.experts);
+}
+
+Cost MoeLayer::cost(const Shape& shape, DType dtype, std::string_view algo) {
+  return MoeRouter::cost(shape.router, dtype, algo) + MoeExperts::cost(shape.experts, dtype, algo);
+}
+
+namespace {
+
+// Logits that leave no doubt: chosen experts, [1, 3], falling; others [-2, 0].
+Eigen::MatrixXd wanted_logits(const MoeLayer::Shape& shape, uint64_t seed) {
+  const int64_t N = shape.router.tokens, E = shape.router.n_routed_experts, K = shape.router.num_experts_per_tok;
+  const std::vector<int32_t> indices = MoeExperts::route(shape.experts);
+  Eigen::MatrixXd logits(E, N);
+  for (int64_t i = 0; i < E * N; ++i) logits.data()[i] = -2 * uniform(seed, static_cast<uint64_t>(i));
+  for (int64_t i = 0; i < N * K; ++i)
+    logits(indices[static_cast<size_t>(i)], i / K) = 3 - 2 * static_cast<double>(i % K) / static_cast<double>(K);
+  return logits;
+}
+
+}  // namespace
+
+MoeLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view algo, Arena& arena, uint64_t seed)
+    : experts_(shape.experts, dtype, algo, arena, seed),
+      x_(shape.router.tokens * shape.router.hidden_size),
+      bias_(shape.router.n_routed_experts),
+      y_(x_.size()),
+      expected_(x_.size()) {
+  const int64_t N = shape.router.tokens, H = shape.router.hidden_size, E = shape.router.n_routed_experts;
+  MMB_REQUIRE(N == shape.experts.tokens && H == shape.experts.hidden_size && E == shape.experts.n_routed_experts &&
+                  shape.router.num_experts_per_tok == shape.experts.num_experts_per_tok &&
+                  shape.router.n_group == shape.experts.n_group && shape.router.topk_group == shape.experts.topk_group,
+              name << ": router and experts differ");
+  MMB_REQUIRE(E <= H, name << ": " << E << " experts, hidden size " << H);
+  fill_normal(bias_, seed + 2, 0.01);
+  args_ = {x_.data(),
+           {nullptr, DType::f32, false, E, H},
+           shape.router.scoring == MoeRouter::Scoring::sigmoid ? bias_.data() : nullptr,
+           nullptr,
+           {},
+           y_.data()};
+  args_.gate.data = arena.take(args_.gate.bytes());
+
+  // Random tokens, moved by the least that gives them the wanted logits: x += G^T (G G^T)^-1 (logits - G x).
+  fill_normal(x_, seed, 2 / (Arena::kRms * std::sqrt(H)));
+  Eigen::Map<Eigen::MatrixXf> tokens(x_.data(), H, N);
+  Eigen::MatrixXd gate(E, H);
+  for (int64_t e = 0; e < E; ++e) gate.row(e) = reference::row<double>(args_.gate, e);
+  const Eigen::MatrixXd x = tokens.cast<double>(), missing = wanted_logits(shape, seed + 3) - gate * x;
+  tokens = (x + gate.transpose() * (gate * gate.transpose()).ldlt().solve(missing)).cast<float>();
+  next();
+}
+
+void MoeLayer::Problem::next() {
+  experts_.next();
+  args_.experts = experts_.args().experts;
+  args_.shared = experts_.args().shared;
+  expected_args_ = args_;
+  expected_args_.y = expected_.data();
+}
+
+std::vector<Output> MoeLayer::Problem::outputs(const Args& args, int64_t unit) const {
+  const int64_t H = args_.gate.cols;
+  const float* y = args.y + unit * H;
+  // As moe_experts, and the rounding of the weights.
+  return {{"y", {y, y + H}, 256 * 0x1p-24}};
+}
+
+}  // namespace mmb

@@ -1,0 +1,45 @@
+#include "mmb/fma_peak.h"
+
+#include "op_test.h"
+
+namespace mmb {
+namespace {
+
+TEST(FmaPeak, LiteralCase) {
+  const float x[] = {1, -2, 0};
+  float y[3];
+  for (const auto& kernel : FmaPeak::kernels()) {
+    if (!supported(kernel.impl)) continue;
+    kernel.run({3, 3}, {x, 2, 1, y});  // 1 -> 3 -> 7 -> 15
+    EXPECT_EQ(y[0], 15) << name(kernel.impl);
+    EXPECT_EQ(y[1], -9) << name(kernel.impl);
+    EXPECT_EQ(y[2], 7) << name(kernel.impl);
+  }
+}
+
+TEST(FmaPeak, KernelsMatchReference) {
+  for (int64_t elements : {1, 15, 16, 17, 47, 48, 49, 95, 96, 97, 383, 384, 385, 3 * 384 + 5})
+    for (int64_t steps : {1, 2, 1000})
+      expect_kernels_match_reference<FmaPeak, reference::fma_peak<double>>({elements, steps});
+}
+
+// The tolerance is worth nothing unless it sees a single step that was left out.
+TEST(FmaPeak, OneStepTooFewIsSeen) {
+  for (int64_t steps : {2, 10, 1000}) {
+    FmaPeak::Problem problem({16, steps}, DType::f32, "chains", test_arena(), 7);
+    reference::fma_peak<double>({16, steps}, problem.expected(), {0, 16});
+    reference::fma_peak<double>({16, steps - 1}, problem.args(), {0, 16});
+    for (int64_t i = 0; i < 16; ++i) {
+      const Output actual = problem.outputs(problem.args(), i)[0], expected = problem.outputs(problem.expected(), i)[0];
+      EXPECT_GT(compare(actual.values, expected.values).max_err, 2 * expected.tolerance) << steps;
+    }
+  }
+}
+
+TEST(FmaPeak, FlopsAreCounted) {
+  EXPECT_EQ((counted_flops<FmaPeak, reference::fma_peak<Counted>>({17, 9}, "chains")),
+            FmaPeak::cost({17, 9}, DType::f32, "chains").flops);
+}
+
+}  // namespace
+}  // namespace mmb

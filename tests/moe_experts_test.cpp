@@ -1,0 +1,239 @@
+#include "mmb/moe_experts.h"
+
+#include <numeric>
+#include <set>
+
+#include "mmb/random.h"
+#include "op_test.h"
+
+namespace mmb {
+namespace {
+
+using Shape = MoeExperts::Shape;
+
+template <class Check>
+void with_each_kernel(const Check& check) {
+  for (const auto& kernel : MoeExperts::kernels()) {
+    SCOPED_TRACE(name(kernel.impl));
+    if (supported(kernel.impl)) check(kernel);
+  }
+}
+
+// What `kernel` makes of a problem's arguments, changed.
+std::vector<float> run(const Kernel<MoeExperts>& kernel, const Shape& shape, MoeExperts::Args args) {
+  std::vector<float> y(shape.tokens * shape.hidden_size, NAN);
+  args.y = y.data();
+  kernel.run(shape, args);
+  return y;
+}
+
+TEST(MoeExperts, LiteralCase) {
+  // Expert e: gate 1, up e+1, down 1; the shared one twice as wide, ups 10 and 20. x = 2.
+  std::vector<PackedMatrix> matrices;
+  const auto matrix = [&](std::vector<float> values, int64_t rows, int64_t cols) {
+    return matrices.emplace_back(values, rows, cols, DType::bf16).matrix();
+  };
+  const Matrix one = matrix({1}, 1, 1);
+  const Expert experts[] = {{one, one, one}, {}, {one, matrix({3}, 1, 1), one}};
+  const Expert shared{matrix({1, 1}, 2, 1), matrix({10, 20}, 2, 1), matrix({1, 1}, 1, 2)};
+  const float x = 2, weights[] = {0.5f, 0.25f};
+  const int32_t indices[] = {2, 0};
+  const float silu = 2 / (1 + std::exp(-2.f));
+  with_each_kernel([&](const auto& kernel) {
+    EXPECT_FLOAT_EQ(run(kernel, {1, 1, 1, 3, 2, 2}, {&x, indices, weights, experts, shared, nullptr})[0],
+                    silu * 2 * (0.5f * 3 + 0.25f * 1 + 10 + 20));
+    EXPECT_FLOAT_EQ(run(kernel, {1, 1, 1, 3, 2, 0}, {&x, indices, weights, experts, {}, nullptr})[0],
+                    silu * 2 * (0.5f * 3 + 0.25f * 1));
+  });
+}
+
+TEST(MoeExperts, KernelsMatchReference) {
+  for (Routing routing : {Routing::uniform, Routing::zipf, Routing::identical}) {
+    for (int64_t tokens : {1, 2, 3, 7, 12, 13, 40}) {
+      expect_kernels_match_reference<MoeExperts, reference::moe_experts<double>>({tokens, 67, 33, 9, 3, 50, routing});
+      expect_kernels_match_reference<MoeExperts, reference::moe_experts<double>>({tokens, 16, 20, 64, 6, 0, routing});
+    }
+  }
+  for (const Shape& shape : {Shape{5, 1, 1, 1, 1, 1}, Shape{5, 35, 1, 4, 4, 0}, Shape{29, 300, 17, 2, 1, 3},
+                             Shape{64, 40, 24, 32, 4, 24, Routing::uniform, 8, 2}, Shape{1, 2048, 1408, 64, 6, 2816}})
+    expect_kernels_match_reference<MoeExperts, reference::moe_experts<double>>(shape);
+}
+
+// More gathered tokens than one wave holds.
+TEST(MoeExperts, WavesMatchReference) {
+  const Shape shape{80, 16384, 2, 6, 3, 1};
+  ASSERT_GT(shape.tokens * (shape.num_experts_per_tok + 1) * shape.hidden_size, int64_t{4} << 20);
+  expect_kernels_match_reference<MoeExperts, reference::moe_experts<double>>(shape);
+}
+
+TEST(MoeExperts, ThreadsGiveTheSameBits) {
+  const Shape shape{13, 67, 33, 9, 3, 50, Routing::zipf};
+  MoeExperts::Problem problem(shape, DType::bf16, "grouped", test_arena(), 7);
+  const int saved = omp_get_max_threads();
+  with_each_kernel([&](const auto& kernel) {
+    omp_set_num_threads(1);
+    const std::vector<float> one = run(kernel, shape, problem.args());
+    for (int threads : {2, 3, 7}) {
+      omp_set_num_threads(threads);
+      EXPECT_EQ(run(kernel, shape, problem.args()), one) << threads;
+    }
+  });
+  omp_set_num_threads(saved);
+}
+
+TEST(MoeExperts, IdenticalExpertsEqualADenseFfn) {
+  const Shape shape{13, 35, 30, 8, 3, 0};
+  MoeExperts::Problem problem(shape, DType::f32, "grouped", test_arena(), 7);
+  MoeExperts::Args args = problem.args();
+  const Expert dense = take_expert(test_arena(), 35, 30, DType::f32);
+  const std::vector<Expert> experts(8, dense);
+  std::vector<float> weights(13 * 3), y(13 * 35);
+  for (int64_t n = 0; n < 13; ++n) weights[3 * n] = 0.5f, weights[3 * n + 1] = 0.375f, weights[3 * n + 2] = 0.125f;
+  args.experts = experts.data();
+  args.topk_weights = weights.data();
+  reference::dense_ffn<double>({13, 35, 30}, {args.x, &dense, 1, y.data()}, {0, 13});
+  with_each_kernel([&](const auto& kernel) { expect_close(run(kernel, shape, args), y, 64 * 0x1p-24, "identical"); });
+}
+
+TEST(MoeExperts, EveryExpertChosenIsTheWeightedSumOfDenseFfns) {
+  const int64_t N = 4, H = 19, I = 18, E = 5;
+  const Shape shape{N, H, I, E, E, 0};
+  MoeExperts::Problem problem(shape, DType::bf16, "grouped", test_arena(), 7);
+  const MoeExperts::Args& args = problem.args();
+  std::vector<float> sum(N * H), one(N * H);
+  for (int64_t e = 0; e < E; ++e) {
+    reference::dense_ffn<double>({N, H, I}, {args.x, args.experts + e, 1, one.data()}, {0, N});
+    for (int64_t i = 0; i < N * E; ++i)
+      if (args.topk_indices[i] == e)
+        for (int64_t h = 0; h < H; ++h) sum[i / E * H + h] += args.topk_weights[i] * one[i / E * H + h];
+  }
+  with_each_kernel([&](const auto& kernel) { expect_close(run(kernel, shape, args), sum, 64 * 0x1p-24, "all"); });
+}
+
+TEST(MoeExperts, TokenOrderAndBatchDoNotMatter) {
+  const int64_t N = 13, H = 35, K = 3;
+  const Shape shape{N, H, 30, 8, K, 20};
+  MoeExperts::Problem problem(shape, DType::bf16, "grouped", test_arena(), 7);
+  const MoeExperts::Args& args = problem.args();
+  std::vector<float> x, weights;
+  std::vector<int32_t> indices;
+  for (int64_t n = N - 1; n >= 0; --n) {
+    x.insert(x.end(), args.x + n * H, args.x + (n + 1) * H);
+    weights.insert(weights.end(), args.topk_weights + n * K, args.topk_weights + (n + 1) * K);
+    indices.insert(indices.end(), args.topk_indices + n * K, args.topk_indices + (n + 1) * K);
+  }
+  with_each_kernel([&](const auto& kernel) {
+    const std::vector<float> batch = run(kernel, shape, args);
+    std::vector<float> reversed =
+        run(kernel, shape, {x.data(), indices.data(), weights.data(), args.experts, args.shared, nullptr});
+    std::vector<float> restored, single;
+    for (int64_t n = N - 1; n >= 0; --n)
+      restored.insert(restored.end(), reversed.begin() + n * H, reversed.begin() + (n + 1) * H);
+    Shape one = shape;
+    one.tokens = 1;
+    for (int64_t n = 0; n < N; ++n) {
+      const std::vector<float> y = run(
+          kernel, one,
+          {args.x + n * H, args.topk_indices + n * K, args.topk_weights + n * K, args.experts, args.shared, nullptr});
+      single.insert(single.end(), y.begin(), y.end());
+    }
+    expect_close(restored, batch, 16 * 0x1p-24, "reversed");
+    expect_close(single, batch, 64 * 0x1p-24, "one by one");
+  });
+}
+
+TEST(MoeExperts, AnExpertTwiceInATokenCountsTwice) {
+  const Shape shape{3, 20, 18, 2, 2, 0};
+  MoeExperts::Problem problem(shape, DType::f32, "grouped", test_arena(), 7);
+  MoeExperts::Args args = problem.args();
+  const std::vector<int32_t> indices(6, 1);
+  args.topk_indices = indices.data();
+  std::vector<float> expected(60);
+  args.y = expected.data();
+  reference::moe_experts<double>(shape, args, {0, 3});
+  with_each_kernel(
+      [&](const auto& kernel) { expect_close(run(kernel, shape, args), expected, 64 * 0x1p-24, "twice"); });
+}
+
+TEST(MoeExperts, OnlyTouchedExpertsHaveWeights) {
+  const Shape shape{4, 16, 16, 64, 2, 0};
+  MoeExperts::Problem problem(shape, DType::f32, "grouped", test_arena(), 7);
+  const auto route = MoeExperts::route(shape);
+  const std::set<int32_t> touched(route.begin(), route.end());
+  std::set<const void*> slots;
+  for (int32_t e = 0; e < 64; ++e) {
+    const Expert& expert = problem.args().experts[e];
+    EXPECT_EQ(expert.gate.data != nullptr, touched.contains(e)) << e;
+    for (const void* slot : {expert.gate.data, expert.up.data, expert.down.data})
+      if (slot) slots.insert(slot);
+  }
+  EXPECT_EQ(slots.size(), 3 * touched.size());
+  const void* before = problem.args().experts[*touched.begin()].gate.data;
+  problem.next();
+  EXPECT_NE(problem.args().experts[*touched.begin()].gate.data, before);
+}
+
+TEST(MoeExperts, RoutingIsDistinctAndWithinGroups) {
+  for (Routing routing : {Routing::uniform, Routing::zipf, Routing::identical}) {
+    const auto indices = MoeExperts::route({50, 1, 1, 64, 6, 0, routing, 8, 3});
+    ASSERT_EQ(indices.size(), 300u);
+    for (size_t n = 0; n < 50; ++n) {
+      const std::set<int32_t> experts(indices.begin() + 6 * n, indices.begin() + 6 * (n + 1));
+      std::set<int32_t> groups;
+      for (int32_t e : experts) {
+        EXPECT_TRUE(e >= 0 && e < 64);
+        groups.insert(e / 8);
+      }
+      EXPECT_EQ(experts.size(), 6u);
+      EXPECT_LE(groups.size(), 3u);
+    }
+  }
+}
+
+TEST(MoeExperts, UniformRoutingTouchesTheExpectedNumberOfExperts) {
+  // E (1 - (1 - K/E)^N) for DeepSeek-V3, also with its groups.
+  for (const auto& [tokens, expected] : {std::pair<int64_t, double>{1, 8}, {8, 57.4}, {32, 163.3}, {128, 251.6}})
+    for (const int64_t groups : {1, 8}) {
+      const Shape shape{tokens, 1, 1, 256, 8, 0, Routing::uniform, groups, std::max<int64_t>(groups / 2, 1)};
+      const auto touched = static_cast<double>(MoeExperts::load(shape, MoeExperts::route(shape)).experts_touched);
+      EXPECT_NEAR(touched, expected, 0.06 * expected);
+    }
+  // Skewed ones touch fewer and load the busiest more.
+  const Shape uniform{64, 1, 1, 256, 8, 0}, zipf{64, 1, 1, 256, 8, 0, Routing::zipf},
+      identical{64, 1, 1, 256, 8, 0, Routing::identical};
+  const auto u = MoeExperts::load(uniform, MoeExperts::route(uniform)),
+             z = MoeExperts::load(zipf, MoeExperts::route(zipf)),
+             i = MoeExperts::load(identical, MoeExperts::route(identical));
+  EXPECT_LT(z.experts_touched, u.experts_touched);
+  EXPECT_GT(z.imbalance, 2 * u.imbalance);
+  EXPECT_EQ(i.experts_touched, 8);
+  EXPECT_EQ(i.imbalance, 1);
+}
+
+TEST(MoeExperts, LoadLiteral) {
+  const std::vector<int32_t> indices = {0, 3, 0, 2, 0, 3};  // 3, 1 and 2 tokens
+  const auto load = MoeExperts::load({3, 1, 1, 5, 2, 0}, indices);
+  EXPECT_EQ(load.experts_touched, 3);
+  EXPECT_DOUBLE_EQ(load.imbalance, 1.5);
+}
+
+TEST(MoeExperts, Costs) {
+  const Shape shape{3, 19, 21, 8, 4, 5};
+  EXPECT_EQ((counted_flops<MoeExperts, reference::moe_experts<Counted>>(shape, "grouped")),
+            MoeExperts::cost(shape, DType::f32, "grouped").flops);
+  // DeepSeek-V3, one token: nine experts of 3 * 7168 * 2048 bf16 weights.
+  EXPECT_EQ(MoeExperts::cost({1, 7168, 2048, 256, 8, 2048}, DType::bf16, "grouped").weight_bytes, 9 * 88080384.0);
+  const Shape many{8, 7168, 2048, 256, 8, 2048};
+  const auto touched = static_cast<double>(MoeExperts::load(many, MoeExperts::route(many)).experts_touched);
+  EXPECT_EQ(MoeExperts::cost(many, DType::bf16, "grouped").weight_bytes, (touched + 1) * 88080384);
+}
+
+TEST(MoeExperts, ImpossibleShapesAreRefused) {
+  for (const Shape& bad :
+       {Shape{1, 8, 8, 4, 5, 0}, Shape{1, 8, 8, 4, 0, 0}, Shape{0, 8, 8, 4, 2, 0},
+        Shape{1, 8, 8, 9, 2, 0, Routing::uniform, 2, 1}, Shape{1, 8, 8, 8, 3, 0, Routing::uniform, 4, 1}})
+    EXPECT_THROW(MoeExperts::Problem(bad, DType::f32, "grouped", test_arena(), 1), Error);
+}
+
+}  // namespace
+}  // namespace mmb

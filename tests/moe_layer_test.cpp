@@ -1,0 +1,66 @@
+#include "mmb/moe_layer.h"
+
+#include <set>
+
+#include "op_test.h"
+
+namespace mmb {
+namespace {
+
+using Scoring = MoeRouter::Scoring;
+using GroupScore = MoeRouter::GroupScore;
+
+// Small layers with the routers of the families, and sizes that are no multiple of anything.
+std::vector<MoeLayer::Shape> layers(int64_t tokens, Routing routing) {
+  return {
+      {{tokens, 80, 64, 8, 8, 4, Scoring::sigmoid, GroupScore::top2_sum, true, 2.5},
+       {tokens, 80, 24, 64, 8, 24, routing, 8, 4}},  // DeepSeek-V3
+      {{tokens, 50, 40, 6, 8, 3, Scoring::softmax, GroupScore::maximum, false, 16},
+       {tokens, 50, 17, 40, 6, 34, routing, 8, 3}},  // DeepSeek-V2
+      {{tokens, 33, 8, 2, 1, 1, Scoring::softmax, GroupScore::maximum, true, 1},
+       {tokens, 33, 31, 8, 2, 0, routing}},  // Mixtral
+  };
+}
+
+TEST(MoeLayer, KernelsMatchReference) {
+  for (int64_t tokens : {1, 3, 13, 40})
+    for (Routing routing : {Routing::uniform, Routing::zipf, Routing::identical})
+      for (const MoeLayer::Shape& shape : layers(tokens, routing))
+        expect_kernels_match_reference<MoeLayer, reference::moe_layer<double>>(shape);
+}
+
+// The router, given the problem's tokens, chooses what the cost and the weights count on.
+TEST(MoeLayer, TheRouterChoosesTheRoutingOfTheShape) {
+  for (const MoeLayer::Shape& shape : layers(13, Routing::uniform)) {
+    MoeLayer::Problem problem(shape, DType::bf16, "grouped", test_arena(), 7);
+    const int64_t K = shape.router.num_experts_per_tok, E = shape.router.n_routed_experts;
+    const auto expected = MoeExperts::route(shape.experts);
+    const auto& args = problem.args();
+    for (const auto& kernel : MoeRouter::kernels()) {
+      if (!supported(kernel.impl)) continue;
+      std::vector<float> scores(13 * E), weights(13 * K);
+      std::vector<int32_t> indices(13 * K);
+      kernel.run(shape.router, {args.x, args.gate, args.bias, scores.data(), indices.data(), weights.data()});
+      for (int64_t n = 0; n < 13; ++n)
+        EXPECT_EQ(std::set<int32_t>(&indices[n * K], &indices[n * K] + K),
+                  std::set<int32_t>(&expected[n * K], &expected[n * K] + K))
+            << name(kernel.impl);
+    }
+  }
+}
+
+TEST(MoeLayer, CostIsThatOfItsParts) {
+  for (const MoeLayer::Shape& shape : layers(3, Routing::uniform)) {
+    EXPECT_EQ((counted_flops<MoeLayer, reference::moe_layer<Counted>>(shape, "grouped")),
+              MoeLayer::cost(shape, DType::f32, "grouped").flops);
+  }
+}
+
+TEST(MoeLayer, RouterAndExpertsThatDifferAreRefused) {
+  MoeLayer::Shape shape = layers(2, Routing::uniform)[0];
+  shape.experts.n_routed_experts = 32;
+  EXPECT_THROW(MoeLayer::Problem(shape, DType::f32, "grouped", test_arena(), 1), Error);
+}
+
+}  // namespace
+}  // namespace mmb
