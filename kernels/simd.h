@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include <utility>
+
 #include "mmb/tensor.h"
 
 #if defined(__x86_64__)
@@ -88,31 +90,60 @@ MMB_OP Vec fma(Vec a, Vec b, Vec c) {
 MMB_OP Vec max(Vec a, Vec b) { return a > b ? a : b; }
 MMB_OP Vec min(Vec a, Vec b) { return a < b ? a : b; }
 
-MMB_OP float reduce_add(Vec v) {
-  float sum = 0;
-  MMB_UNROLL
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    VecInt index;
-    MMB_UNROLL
-    for (int i = 0; i < kLanes; ++i) index[i] = (i + width) % kLanes;
-#if defined(__clang__)
-    Vec moved;
-    MMB_UNROLL
-    for (int i = 0; i < kLanes; ++i) moved[i] = v[(i + width) % kLanes];
-    v += moved;
-#else
-    v += __builtin_shuffle(v, index);
-#endif
-  }
-  sum = v[0];
-  return sum;
+template <int... I>
+using LaneList = std::integer_sequence<int, I...>;
+using Lanes = std::make_integer_sequence<int, kLanes>;
+
+// Lane i is lane i ^ W of v.
+template <int W, int... I>
+MMB_OP Vec swap_lanes(Vec v, LaneList<I...>) {
+  return __builtin_shufflevector(v, v, (I ^ W)...);
 }
 
-MMB_OP float reduce_max(Vec v) {
-  float best = v[0];
+// The lower (upper) W lanes of every 2W lanes of a, each followed by those of b.
+template <int W, int... I>
+MMB_OP Vec lower_lanes(Vec a, Vec b, LaneList<I...>) {
+  return __builtin_shufflevector(a, b, (I & W ? kLanes + I - W : I)...);
+}
+template <int W, int... I>
+MMB_OP Vec upper_lanes(Vec a, Vec b, LaneList<I...>) {
+  return __builtin_shufflevector(a, b, (I & W ? kLanes + I : I + W)...);
+}
+
+// The sum (largest) of every W consecutive lanes, in each of them.
+template <int W = kLanes>
+MMB_OP Vec sum_of_lanes(Vec v) {
+  if constexpr (W == 1) return v;
+  else return sum_of_lanes<W / 2>(v + swap_lanes<W / 2>(v, Lanes()));
+}
+template <int W = kLanes>
+MMB_OP Vec max_of_lanes(Vec v) {
+  if constexpr (W == 1) return v;
+  else return max_of_lanes<W / 2>(max(v, swap_lanes<W / 2>(v, Lanes())));
+}
+MMB_OP float reduce_add(Vec v) { return sum_of_lanes(v)[0]; }
+MMB_OP float reduce_max(Vec v) { return max_of_lanes(v)[0]; }
+
+// Lane i of the result is the sum of v[i].
+template <int W = kLanes / 2>
+MMB_OP Vec sums(Vec (&v)[kLanes]) {
   MMB_UNROLL
-  for (int i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
-  return best;
+  for (int i = 0; i < W; ++i) v[i] = lower_lanes<W>(v[i], v[i + W], Lanes()) + upper_lanes<W>(v[i], v[i + W], Lanes());
+  if constexpr (W > 1) return sums<W / 2>(v);
+  return v[0];
+}
+
+// Lane j of v[i] and lane i of v[j] change places.
+template <int W = kLanes / 2>
+MMB_OP void transpose(Vec (&v)[kLanes]) {
+  MMB_UNROLL
+  for (int i = 0; i < kLanes; ++i) {
+    if (i & W) continue;
+    const Vec a = v[i], b = v[i + W];
+    v[i] = lower_lanes<W>(a, b, Lanes());
+    v[i + W] = upper_lanes<W>(a, b, Lanes());
+  }
+  if constexpr (W > 1) transpose<W / 2>(v);
 }
 
 // kLanes consecutive elements of a row, widened to f32.

@@ -15,7 +15,7 @@ const fs::path kSource = MMB_SOURCE_DIR;
 
 // Headers of include/mmb and tests that belong to no op.
 const Names kSharedHeaders = {"compare", "cost", "error", "kernel", "random", "sequences", "tensor"};
-const Names kSharedTests = {"compare", "names", "tensor"};
+const Names kSharedTests = {"compare", "kernel", "names", "tensor"};
 
 // The files of a folder that end in `ending`, without it.
 Names files(const char* folder, const std::string& ending) {

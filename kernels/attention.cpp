@@ -1,0 +1,62 @@
+#include "mmb/attention.h"
+
+#include <cmath>
+
+#include "mmb/random.h"
+
+namespace mmb {
+
+Cost attention_cost(const AttentionShape& s, DType dtype) {
+  const Batch batch(s.batch, s.new_tokens, s.context, s.shortest);
+  const auto nh = static_cast<double>(s.num_attention_heads), nkv = static_cast<double>(s.num_key_value_heads),
+             dims = static_cast<double>(s.qk_head_dim + s.v_head_dim), pairs = static_cast<double>(batch.attended());
+  return {.flops = 2 * nh * dims * pairs,
+          .kv_bytes = static_cast<double>(batch.cached()) * nkv * dims * static_cast<double>(size_of(dtype)),
+          .activation_bytes = 4 * static_cast<double>(batch.tokens()) * nh * dims,
+          .exps = nh * pairs};
+}
+
+namespace {
+
+const AttentionShape& checked(const AttentionShape& s) {
+  MMB_REQUIRE(s.num_key_value_heads > 0 && s.num_attention_heads >= s.num_key_value_heads &&
+                  s.num_attention_heads % s.num_key_value_heads == 0,
+              "attention: heads " << s.num_attention_heads << ", key-value heads " << s.num_key_value_heads);
+  MMB_REQUIRE(s.qk_head_dim > 0 && s.v_head_dim > 0,
+              "attention: qk_head_dim " << s.qk_head_dim << ", v_head_dim " << s.v_head_dim);
+  return s;
+}
+
+}  // namespace
+
+AttentionProblem::AttentionProblem(const AttentionShape& shape, DType dtype, std::string_view, Arena& arena,
+                                   uint64_t seed)
+    : shape_(checked(shape)),
+      arena_(arena),
+      batch_(shape.batch, shape.new_tokens, shape.context, shape.shortest),
+      q_(batch_.tokens() * shape.num_attention_heads * shape.qk_head_dim),
+      out_(batch_.tokens() * shape.num_attention_heads * shape.v_head_dim),
+      expected_(out_.size()) {
+  // With cached values of rms 0.0275 and this scale, scores have a deviation of 2.
+  fill_normal(q_, seed, 2 / 0.0275);
+  const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(shape.qk_head_dim)));
+  args_ = {batch_.view(), q_.data(), nullptr, nullptr, dtype, shape.context, scale, out_.data()};
+  next();
+}
+
+void AttentionProblem::next() {
+  const int64_t rows = shape_.batch * shape_.num_key_value_heads * shape_.context;
+  args_.k = arena_.take(rows * shape_.qk_head_dim * size_of(args_.cache_dtype));
+  args_.v = arena_.take(rows * shape_.v_head_dim * size_of(args_.cache_dtype));
+  expected_args_ = args_;
+  expected_args_.out = expected_.data();
+}
+
+std::vector<Output> AttentionProblem::outputs(const AttentionArgs& args, int64_t unit) const {
+  const float* out = args.out + unit * shape_.v_head_dim;
+  // The weights carry the rounding of scores of size 10 (an absolute error there is a relative one here); the sum over
+  // tokens averages it.
+  return {{"out", {out, out + shape_.v_head_dim}, 64 * 0x1p-24}};
+}
+
+}  // namespace mmb

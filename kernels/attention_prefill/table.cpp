@@ -1,0 +1,22 @@
+#include "../reference.h"
+#include "mmb/attention_prefill.h"
+
+namespace mmb {
+
+std::span<const Kernel<AttentionPrefill>> AttentionPrefill::kernels() {
+  static constexpr Kernel<AttentionPrefill> list[] = {
+      {"flash", Impl::reference, reference::run<AttentionPrefill, reference::attention_prefill<double>>},
+      MMB_KERNEL(AttentionPrefill, "flash", attention_prefill)};
+  return list;
+}
+
+std::string AttentionPrefill::key(const Shape& shape) {
+  const int64_t n = shape.new_tokens;
+  const std::string shortest = shape.shortest ? std::to_string(shape.shortest - n) + ".." : "";
+  return "batch:" + std::to_string(shape.batch) + "/q:" + std::to_string(n) + "/past:" + shortest +
+         std::to_string(shape.context - n);
+}
+
+Cost AttentionPrefill::cost(const Shape& shape, DType dtype, std::string_view) { return attention_cost(shape, dtype); }
+
+}  // namespace mmb

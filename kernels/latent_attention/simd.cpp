@@ -1,0 +1,29 @@
+#include "mmb/latent_attention.h"
+
+#include "../attend.h"
+
+namespace mmb::MMB_IMPL {
+namespace {
+
+template <class T>
+MMB_OP void attend_latents(const LatentAttention::Shape& shape, const LatentAttention::Args& args) {
+  const int64_t R = shape.kv_lora_rank, row = R + shape.qk_rope_head_dim;
+  Scratch scratch;
+  auto* own = scratch.own<float>(cache_scratch(row, R));
+  attend({args.sequences, shape.num_attention_heads, 1, row, R, args.q, args.scale, args.out, tile_rows_for(row, R)},
+         [&](int64_t b, int64_t) {
+           const T* cache = static_cast<const T*>(args.cache) + b * args.capacity * row;
+           return Cache<T>{cache, cache, row, row, row, R, own};
+         });
+}
+
+}  // namespace
+
+void latent_attention(const LatentAttention::Shape& shape, const LatentAttention::Args& args) noexcept {
+  team([&] {
+    if (args.cache_dtype == DType::f32) attend_latents<float>(shape, args);
+    else attend_latents<bf16>(shape, args);
+  });
+}
+
+}  // namespace mmb::MMB_IMPL
