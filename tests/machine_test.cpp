@@ -7,7 +7,7 @@
 #include <cmath>
 #include <cstdlib>
 
-#include "bench/context.h"
+#include "context.h"
 
 namespace mmb {
 namespace {
