@@ -38,6 +38,7 @@ struct MoeExperts {
     float* y;
   };
 
+  static Shape shape(const Model& model, int64_t tokens, Routing routing = Routing::uniform);
   // The experts that a shape's tokens choose, [N, K]: drawn from a seed of its own, so that they are a fact of the
   // shape.
   static std::vector<int32_t> route(const Shape& shape);

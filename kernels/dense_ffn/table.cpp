@@ -13,6 +13,11 @@ std::span<const Kernel<DenseFfn>> DenseFfn::kernels() {
   return list;
 }
 
+DenseFfn::Shape DenseFfn::shape(const Model& model, int64_t layer, int64_t tokens) {
+  MMB_REQUIRE(!model.mlp_bias && !model.is_moe_layer(layer), model.file << ": layer " << layer);
+  return {tokens, model.need(&Model::hidden_size), model.layers.at(static_cast<size_t>(layer)).intermediate_size};
+}
+
 std::string DenseFfn::key(const Shape& shape) {
   return "tokens:" + std::to_string(shape.tokens) + "/intermediate_size:" + std::to_string(shape.intermediate_size);
 }

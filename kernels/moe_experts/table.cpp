@@ -3,6 +3,7 @@
 
 #include "../reference.h"
 #include "mmb/moe_experts.h"
+#include "mmb/moe_router.h"
 #include "mmb/random.h"
 
 namespace mmb {
@@ -43,6 +44,20 @@ std::vector<int32_t> draw(const std::vector<double>& rates, int64_t count, uint6
 }
 
 }  // namespace
+
+MoeExperts::Shape MoeExperts::shape(const Model& model, int64_t tokens, Routing routing) {
+  MMB_REQUIRE(!model.mlp_bias && !model.shared_expert_gate, model.file << ": mlp_bias, shared_expert_gate");
+  const MoeRouter::Shape router = MoeRouter::shape(model, tokens);
+  return {.tokens = tokens,
+          .hidden_size = router.hidden_size,
+          .moe_intermediate_size = model.need(&Model::moe_intermediate_size),
+          .n_routed_experts = router.n_routed_experts,
+          .num_experts_per_tok = router.num_experts_per_tok,
+          .shared_intermediate_size = model.shared_expert_intermediate_size,
+          .routing = routing,
+          .n_group = router.n_group,
+          .topk_group = router.topk_group};
+}
 
 std::vector<int32_t> MoeExperts::route(const Shape& shape) {
   const int64_t K = shape.num_experts_per_tok, size = shape.n_routed_experts / shape.n_group;

@@ -13,6 +13,10 @@ std::span<const Kernel<MoeLayer>> MoeLayer::kernels() {
   return list;
 }
 
+MoeLayer::Shape MoeLayer::shape(const Model& model, int64_t tokens, Routing routing) {
+  return {MoeRouter::shape(model, tokens), MoeExperts::shape(model, tokens, routing)};
+}
+
 std::string MoeLayer::key(const Shape& shape) {
   return MoeExperts::key(shape.experts);
 }
@@ -23,15 +27,20 @@ Cost MoeLayer::cost(const Shape& shape, DType dtype, std::string_view algo) {
 
 namespace {
 
-// Logits that leave no doubt: chosen experts, [1, 3], falling; others [-2, 0].
-Eigen::MatrixXd wanted_logits(const MoeLayer::Shape& shape, uint64_t seed) {
+// Logits for which the router chooses MoeExperts::route(shape), by a margin that rounding cannot cross. The choice
+// scores are those of a sigmoid router: chosen experts have [0.5, 0.7], falling, others [0.3, 0.38], so that the two
+// best of a group with a chosen expert (0.8) beat those of one without (0.76).
+Eigen::MatrixXd wanted_logits(const MoeLayer::Shape& shape, const float* bias, uint64_t seed) {
   const int64_t N = shape.router.tokens, E = shape.router.n_routed_experts, K = shape.router.num_experts_per_tok;
   const std::vector<int32_t> indices = MoeExperts::route(shape.experts);
-  Eigen::MatrixXd logits(E, N);
-  for (int64_t i = 0; i < E * N; ++i) logits.data()[i] = -2 * uniform(seed, static_cast<uint64_t>(i));
+  Eigen::MatrixXd choice(E, N);
+  for (int64_t i = 0; i < E * N; ++i) choice.data()[i] = 0.3 + 0.08 * uniform(seed, static_cast<uint64_t>(i));
   for (int64_t i = 0; i < N * K; ++i)
-    logits(indices[static_cast<size_t>(i)], i / K) = 3 - 2 * static_cast<double>(i % K) / static_cast<double>(K);
-  return logits;
+    choice(indices[static_cast<size_t>(i)], i / K) = 0.7 - 0.2 * static_cast<double>(i % K) / static_cast<double>(K);
+  if (!bias) return 10 * choice;
+  const Eigen::ArrayXXd scores =
+      choice.colwise() - Eigen::Map<const Eigen::VectorXf>(bias, E).cast<double>();  // in [0.05, 0.95]
+  return (scores / (1 - scores)).log();
 }
 
 }  // namespace
@@ -48,7 +57,9 @@ MoeLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view alg
                   shape.router.n_group == shape.experts.n_group && shape.router.topk_group == shape.experts.topk_group,
               name << ": router and experts differ");
   MMB_REQUIRE(E <= H, name << ": " << E << " experts, hidden size " << H);
-  fill_normal(bias_, seed + 2, 0.01);
+  // Up to a quarter, either way: left out, it would change the choice.
+  for (int64_t e = 0; e < E; ++e)
+    bias_[e] = static_cast<float>(0.5 * uniform(seed + 2, static_cast<uint64_t>(e)) - 0.25);
   args_ = {x_.data(),
            {nullptr, DType::f32, false, E, H},
            shape.router.scoring == MoeRouter::Scoring::sigmoid ? bias_.data() : nullptr,
@@ -62,7 +73,7 @@ MoeLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view alg
   Eigen::Map<Eigen::MatrixXf> tokens(x_.data(), H, N);
   Eigen::MatrixXd gate(E, H);
   for (int64_t e = 0; e < E; ++e) gate.row(e) = reference::row<double>(args_.gate, e);
-  const Eigen::MatrixXd x = tokens.cast<double>(), missing = wanted_logits(shape, seed + 3) - gate * x;
+  const Eigen::MatrixXd x = tokens.cast<double>(), missing = wanted_logits(shape, args_.bias, seed + 3) - gate * x;
   tokens = (x + gate.transpose() * (gate * gate.transpose()).ldlt().solve(missing)).cast<float>();
   next();
 }
