@@ -16,6 +16,7 @@
 #include "mmb/compare.h"
 #include "mmb/machine.h"
 #include "mmb/model.h"
+#include "mmb/moe_experts.h"
 #include "mmb/random.h"
 #include "mmb/sequences.h"
 #include "selection.h"
@@ -194,6 +195,17 @@ int64_t tokens(const typename Op::Shape& shape) {
 template <class Shape>
 int64_t cached_tokens(const Shape& shape) {
   if constexpr (requires { shape.shortest; }) return Batch(shape.batch, shape.new_tokens, shape.context, shape.shortest).cached();
+  if constexpr (requires { shape.mla_layer; }) return shape.mla_layer.batch ? cached_tokens(shape.mla_layer) : cached_tokens(shape.attention_layer);
+  return 0;
+}
+
+// The experts that one iteration touches; 0 for an op without any.
+template <class Shape>
+int64_t experts_touched(const Shape& shape) {
+  if constexpr (std::is_same_v<Shape, MoeExperts::Shape>)
+    return shape.tokens ? MoeExperts::load(shape, MoeExperts::route(shape)).experts_touched : 0;
+  if constexpr (requires { shape.router; }) return experts_touched(shape.experts);
+  if constexpr (requires { shape.moe_layer; }) return experts_touched(shape.moe_layer.experts);
   return 0;
 }
 
@@ -240,13 +252,13 @@ void Suite::add(const Model& model, const typename Op::Shape& shape, std::string
           row.impl = kernel.impl;
           row.threads = threads;
           row.cost = Op::cost(shape, dtype, kernel.algo);
+          if constexpr (requires { Op::parts(shape, dtype); }) row.parts = Op::parts(shape, dtype);
           if constexpr (requires { Op::parts(shape, dtype, kernel.algo); }) row.parts = Op::parts(shape, dtype, kernel.algo);
           row.tokens = detail::tokens<Op>(shape);
           if (model.base) row.counters["params_delta"] = static_cast<double>(params_delta(model));
           if (const int64_t cached = detail::cached_tokens(shape))
             row.counters["kv_bytes_per_token"] = row.cost.kv_bytes / static_cast<double>(cached);
-          if constexpr (requires { Op::load(shape, Op::route(shape)); })
-            row.counters["experts_touched"] = static_cast<double>(Op::load(shape, Op::route(shape)).experts_touched);
+          if (const int64_t experts = detail::experts_touched(shape)) row.counters["experts_touched"] = static_cast<double>(experts);
           if constexpr (requires { Op::useful_flops(shape); })
             if (Op::useful_flops(shape) != row.cost.flops) row.counters["useful_flops"] = Op::useful_flops(shape);
           row.prepare = [this, kernel, shape, dtype] {

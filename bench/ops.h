@@ -14,7 +14,10 @@
   X(moe_router)        \
   X(moe_experts)       \
   X(dense_ffn)         \
-  X(moe_layer)
+  X(attention_layer)   \
+  X(mla_layer)         \
+  X(moe_layer)         \
+  X(decoder_layer)
 
 namespace mmb {
 class Suite;
