@@ -15,11 +15,11 @@ namespace mmb {
 namespace MMB_IMPL {
 namespace {
 
-constexpr int kTileVecs = kRegisters * 3 / 4;               // accumulators of a tile
-constexpr int kMinPanels = kLanes == 16 ? 2 : 1;            // side by side, at full height
+constexpr int kTileVecs = kRegisters * 3 / 4;     // accumulators of a tile
+constexpr int kMinPanels = kLanes == 16 ? 2 : 1;  // side by side, at full height
 constexpr int kTileTokens = kTileVecs / (kMinPanels * kVecsPerPanel);
 constexpr int kMaxPanels = kLanes == 16 ? 8 : 4;
-constexpr int64_t kColumnBlock = 256;                       // columns whose widened lines stay close
+constexpr int64_t kColumnBlock = 256;  // columns whose widened lines stay close
 
 constexpr int panels_beside(int tokens) {
   int panels = kMaxPanels;
@@ -35,27 +35,55 @@ struct TokenTiles {
 };
 
 // Columns as the packed weights have them: bf16 lines hold two.
-MMB_OP int64_t padded_columns(int64_t cols) { return round_up(cols, 2); }
+MMB_OP int64_t padded_columns(int64_t cols) {
+  return round_up(cols, 2);
+}
 
 // Floats that pack_tokens writes.
-MMB_OP int64_t packed_size(int64_t tokens, int64_t cols) { return tokens * padded_columns(cols); }
+MMB_OP int64_t packed_size(int64_t tokens, int64_t cols) {
+  return tokens * padded_columns(cols);
+}
 
-// Lays out x for the tiles, [tile][column][token of the tile]: row-major tokens, whose length is often a multiple of 4 KiB,
-// would fall into one set of L1. `rows` picks the rows of x (null: all in order). The team shares the work by columns;
-// the caller puts the barrier.
-MMB_OP void pack_tokens(const float* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols,
-                        float* packed) {
+// Lays out columns [columns.begin, columns.end) of x for the tiles, [tile][column][token of the tile]: row-major tokens,
+// whose length is often a multiple of 4 KiB, would fall into one set of L1. `rows` picks the rows of x (null: all in order).
+template <class E>
+[[gnu::noinline]] void pack_columns(const E* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols,
+                                    Share columns, float* packed) {
+  constexpr int kGroups = static_cast<int>(ceil_div(kTileTokens, kLanes));
   const TokenTiles tiles(tokens);
-  const int64_t K = padded_columns(cols);
-  const Share part = share(K);
   for (int64_t tile = 0; tile < tiles.tiles; ++tile) {
     const int64_t begin = tiles.begin(tile), height = tiles.begin(tile + 1) - begin;
-    for (int64_t m = 0; m < height; ++m) {
-      const float* row = x + (rows ? rows[begin + m] : begin + m) * stride;
-      float* out = packed + begin * K + m;
-      for (int64_t k = part.begin; k < part.end; ++k) out[k * height] = k < cols ? row[k] : 0.f;
+    float* out = packed + begin * padded_columns(cols) + columns.begin * height;
+    const float* end = packed + begin * padded_columns(cols) + columns.end * height;
+    for (int64_t k = columns.begin; k < columns.end; k += kLanes) {
+      const int64_t count = columns.end - k < kLanes ? columns.end - k : kLanes;
+      const int64_t exist = cols - k < kLanes ? cols - k : kLanes;
+      Vec v[kGroups][kLanes] = {};
+      MMB_UNROLL
+      for (int m = 0; m < kTileTokens; ++m) {
+        if (m >= height) continue;
+        const E* row = x + (rows ? rows[begin + m] : begin + m) * stride + k;
+        v[m / kLanes][m % kLanes] = exist == kLanes ? load(row) : load_partial(row, exist > 0 ? exist : 0);
+      }
+      MMB_UNROLL
+      for (int g = 0; g < kGroups; ++g) transpose(v[g]);
+      // A vector reaches past its column's tokens, into columns that are written after it, except at the end.
+      for (int64_t c = 0; c < count; ++c, out += height) {
+        for (int64_t m = 0; m < height; m += kLanes) {
+          if (end - out - m >= kLanes)
+            store(out + m, v[m / kLanes][c]);
+          else
+            store_partial(out + m, v[m / kLanes][c], height - m < kLanes ? height - m : kLanes);
+        }
+      }
     }
   }
+}
+
+// All columns of x, by the whole team; the caller puts the barrier.
+MMB_OP void pack_tokens(const float* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols,
+                        float* packed) {
+  pack_columns(x, stride, rows, tokens, cols, share(padded_columns(cols)), packed);
 }
 
 // Floats of own scratch that matmul needs for widened lines.
@@ -75,7 +103,9 @@ MMB_OP void matmul(const float* packed, int64_t tokens, const Matrix& w, Share p
   linear_panels(packed, tokens, w, panels.begin, panels.end, y, y_stride, scratch);
 }
 
-MMB_OP int64_t panel_count(const Matrix& w) { return ceil_div(w.rows, kPanel); }
+MMB_OP int64_t panel_count(const Matrix& w) {
+  return ceil_div(w.rows, kPanel);
+}
 
 }  // namespace
 }  // namespace MMB_IMPL
