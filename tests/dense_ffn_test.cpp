@@ -73,6 +73,15 @@ TEST(DenseFfn, SlabsAddUpToTheWhole) {
   }
 }
 
+TEST(DenseFfn, ShapesOfModels) {
+  const auto width = [](const char* spec) { return DenseFfn::shape(load_model(spec), 1).intermediate_size; };
+  EXPECT_EQ(width("Llama-3.1-8B"), 14336);
+  EXPECT_EQ(width("DeepSeek-V3"), 18432);  // its first layers
+  EXPECT_EQ(width("DeepSeek-V2-Lite~dense_active"), 8 * 1408);
+  EXPECT_EQ(width("DeepSeek-V3~dense_total"), 257 * 2048);
+  EXPECT_THROW(width("Mixtral-8x7B"), Error);  // only experts
+}
+
 TEST(DenseFfn, FlopsAreCounted) {
   const DenseFfn::Shape shape{3, 19, 21};
   EXPECT_EQ((counted_flops<DenseFfn, reference::dense_ffn<Counted>>(shape, "panels")),

@@ -48,6 +48,7 @@ struct MoeExperts {
   };
   static Load load(const Shape& shape, std::span<const int32_t> topk_indices);
 
+  static Shape shape(const Model& model, int64_t tokens, Routing routing = Routing::uniform);
   static std::string key(const Shape& shape);
   static Cost cost(const Shape& shape, DType dtype, std::string_view algo);
   static int64_t units(const Shape& shape) { return shape.tokens; }  // a unit is a token

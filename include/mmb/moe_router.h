@@ -15,6 +15,7 @@
 #pragma once
 
 #include "mmb/kernel.h"
+#include "mmb/model.h"
 
 namespace mmb {
 
@@ -44,6 +45,7 @@ struct MoeRouter {
   // zero.
   static constexpr float kTinySum = 1e-20f;
 
+  static Shape shape(const Model& model, int64_t tokens);
   static std::string key(const Shape& shape);
   static Cost cost(const Shape& shape, DType dtype, std::string_view algo);
   static int64_t units(const Shape& shape) { return shape.tokens; }  // a unit is a token

@@ -13,6 +13,10 @@ std::span<const Kernel<MoeLayer>> MoeLayer::kernels() {
   return list;
 }
 
+MoeLayer::Shape MoeLayer::shape(const Model& model, int64_t tokens, Routing routing) {
+  return {MoeRouter::shape(model, tokens), MoeExperts::shape(model, tokens, routing)};
+}
+
 std::string MoeLayer::key(const Shape& shape) {
   return MoeExperts::key(shape.experts);
 }

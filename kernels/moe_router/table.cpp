@@ -14,6 +14,21 @@ std::span<const Kernel<MoeRouter>> MoeRouter::kernels() {
   return list;
 }
 
+MoeRouter::Shape MoeRouter::shape(const Model& model, int64_t tokens) {
+  if (model.mlp_bias) throw Error(model.file + ": mlp_bias: expected false, the router has no bias on its logits here");
+  const bool grouped = model.topk_method != "greedy" && model.n_group > 1;
+  return {.tokens = tokens,
+          .hidden_size = model.need(&Model::hidden_size),
+          .n_routed_experts = model.need(&Model::n_routed_experts),
+          .num_experts_per_tok = model.need(&Model::num_experts_per_tok),
+          .n_group = grouped ? model.n_group : 1,
+          .topk_group = grouped ? model.topk_group : 1,
+          .scoring = model.scoring_func == "sigmoid" ? Scoring::sigmoid : Scoring::softmax,
+          .group_score = model.topk_method == "noaux_tc" ? GroupScore::top2_sum : GroupScore::maximum,
+          .norm_topk_prob = model.norm_topk_prob,
+          .routed_scaling_factor = static_cast<float>(model.routed_scaling_factor)};
+}
+
 std::string MoeRouter::key(const Shape& shape) {
   return "tokens:" + std::to_string(shape.tokens);
 }
