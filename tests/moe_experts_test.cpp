@@ -59,11 +59,14 @@ TEST(MoeExperts, KernelsMatchReference) {
     expect_kernels_match_reference<MoeExperts, reference::moe_experts<double>>(shape);
 }
 
-// More gathered tokens than one wave holds.
+// More gathered tokens than one wave holds: of all experts, and of one.
 TEST(MoeExperts, WavesMatchReference) {
-  const Shape shape{80, 16384, 2, 6, 3, 1};
-  ASSERT_GT(shape.tokens * (shape.num_experts_per_tok + 1) * shape.hidden_size, int64_t{4} << 20);
-  expect_kernels_match_reference<MoeExperts, reference::moe_experts<double>>(shape);
+  constexpr int64_t kWaveFloats = int64_t{4} << 20;
+  const Shape all{80, 16384, 2, 6, 3, 1}, one{70, 65536, 1, 1, 1, 1};
+  ASSERT_GT(all.tokens * (all.num_experts_per_tok + 1) * all.hidden_size, kWaveFloats);
+  ASSERT_GT(one.tokens * one.hidden_size, kWaveFloats);
+  expect_kernels_match_reference<MoeExperts, reference::moe_experts<double>>(all);
+  expect_kernels_match_reference<MoeExperts, reference::moe_experts<double>>(one);
 }
 
 TEST(MoeExperts, ThreadsGiveTheSameBits) {
