@@ -6,6 +6,18 @@
 
 namespace mmb {
 
+AttentionShape attention_shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context, int64_t shortest) {
+  MMB_REQUIRE(!model.is_mla(), model.file << ": kv_lora_rank " << model.kv_lora_rank);
+  return {batch,
+          new_tokens,
+          context,
+          shortest,
+          model.need(&Model::num_attention_heads),
+          model.need(&Model::num_key_value_heads),
+          model.need(&Model::head_dim),
+          model.need(&Model::v_head_dim)};
+}
+
 Cost attention_cost(const AttentionShape& s, DType dtype) {
   const Batch batch(s.batch, s.new_tokens, s.context, s.shortest);
   const auto nh = static_cast<double>(s.num_attention_heads), nkv = static_cast<double>(s.num_key_value_heads),

@@ -79,8 +79,8 @@ const char* Config::spelling(const Names& names) const {
 }
 
 int64_t Config::integer(const json& value, const std::string& name, int64_t min, int64_t max) const {
-  const bool too_large = value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(max);
-  if (!value.is_number_integer() || too_large || value.get<int64_t>() < min || value.get<int64_t>() > max)
+  // No min is negative, and an unsigned beyond int64_t reads as negative.
+  if (!value.is_number_integer() || value.get<int64_t>() < min || value.get<int64_t>() > max)
     refuse(name, "an integer from " + std::to_string(min) + " to " + std::to_string(max), value);
   return value.get<int64_t>();
 }

@@ -15,11 +15,11 @@ namespace mmb {
 namespace MMB_IMPL {
 namespace {
 
-constexpr int kTileVecs = kRegisters * 3 / 4;               // accumulators of a tile
-constexpr int kMinPanels = kLanes == 16 ? 2 : 1;            // side by side, at full height
+constexpr int kTileVecs = kRegisters * 3 / 4;     // accumulators of a tile
+constexpr int kMinPanels = kLanes == 16 ? 2 : 1;  // side by side, at full height
 constexpr int kTileTokens = kTileVecs / (kMinPanels * kVecsPerPanel);
 constexpr int kMaxPanels = kLanes == 16 ? 8 : 4;
-constexpr int64_t kColumnBlock = 256;                       // columns whose widened lines stay close
+constexpr int64_t kColumnBlock = 256;  // columns whose widened lines stay close
 
 constexpr int panels_beside(int tokens) {
   int panels = kMaxPanels;
@@ -35,199 +35,77 @@ struct TokenTiles {
 };
 
 // Columns as the packed weights have them: bf16 lines hold two.
-MMB_OP int64_t padded_columns(int64_t cols) { return round_up(cols, 2); }
+MMB_OP int64_t padded_columns(int64_t cols) {
+  return round_up(cols, 2);
+}
 
 // Floats that pack_tokens writes.
-MMB_OP int64_t packed_size(int64_t tokens, int64_t cols) { return tokens * padded_columns(cols); }
+MMB_OP int64_t packed_size(int64_t tokens, int64_t cols) {
+  return tokens * padded_columns(cols);
+}
 
-// Lays out x for the tiles, [tile][column][token of the tile]: row-major tokens, whose length is often a multiple of 4 KiB,
-// would fall into one set of L1. `rows` picks the rows of x (null: all in order). The team shares the work by columns;
-// the caller puts the barrier.
-MMB_OP void pack_tokens(const float* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols,
-                        float* packed) {
+// Lays out columns [columns.begin, columns.end) of x for the tiles, [tile][column][token of the tile]: row-major tokens,
+// whose length is often a multiple of 4 KiB, would fall into one set of L1. `rows` picks the rows of x (null: all in order).
+template <class E>
+[[gnu::noinline]] void pack_columns(const E* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols,
+                                    Share columns, float* packed) {
+  constexpr int kGroups = static_cast<int>(ceil_div(kTileTokens, kLanes));
   const TokenTiles tiles(tokens);
-  const int64_t K = padded_columns(cols);
-  const Share part = share(K);
   for (int64_t tile = 0; tile < tiles.tiles; ++tile) {
     const int64_t begin = tiles.begin(tile), height = tiles.begin(tile + 1) - begin;
-    for (int64_t m = 0; m < height; ++m) {
-      const float* row = x + (rows ? rows[begin + m] : begin + m) * stride;
-      float* out = packed + begin * K + m;
-      for (int64_t k = part.begin; k < part.end; ++k) out[k * height] = k < cols ? row[k] : 0.f;
-    }
-  }
-}
-
-// A group of panels: panel p starts at base + p * stride elements; [columns/q][16][q] inside.
-template <class T>
-struct PanelGroup {
-  const T* base;
-  int64_t stride;
-};
-
-// One column step of the tile: q columns for f32 1, for bf16 2.
-template <int MR, int NP>
-MMB_OP void step(Vec (&acc)[MR][NP * kVecsPerPanel], const float*& x, const float* line, int64_t stride) {
-  Vec w[NP * kVecsPerPanel];
-  MMB_UNROLL
-  for (int v = 0; v < NP * kVecsPerPanel; ++v)
-    w[v] = load(line + v / kVecsPerPanel * stride + v % kVecsPerPanel * kLanes);
-  MMB_UNROLL
-  for (int m = 0; m < MR; ++m) {
-    const Vec a = broadcast(x[m]);
-    MMB_UNROLL
-    for (int v = 0; v < NP * kVecsPerPanel; ++v) acc[m][v] = fma(a, w[v], acc[m][v]);
-  }
-  x += MR;
-}
-
-template <int MR, int NP>
-MMB_OP void step(Vec (&acc)[MR][NP * kVecsPerPanel], const float*& x, const bf16* line, int64_t stride) {
-  // Even columns for all tokens, then odd ones: both at once would need more registers than a full tile leaves.
-  Vec odd[NP * kVecsPerPanel], even[NP * kVecsPerPanel];
-  MMB_UNROLL
-  for (int v = 0; v < NP * kVecsPerPanel; ++v)
-    load_columns(line + v / kVecsPerPanel * stride + v % kVecsPerPanel * 2 * kLanes, even[v], odd[v]);
-  MMB_UNROLL
-  for (int m = 0; m < MR; ++m) {
-    const Vec a = broadcast(x[m]);
-    MMB_UNROLL
-    for (int v = 0; v < NP * kVecsPerPanel; ++v) acc[m][v] = fma(a, even[v], acc[m][v]);
-  }
-  MMB_UNROLL
-  for (int m = 0; m < MR; ++m) {
-    const Vec a = broadcast(x[MR + m]);
-    MMB_UNROLL
-    for (int v = 0; v < NP * kVecsPerPanel; ++v) acc[m][v] = fma(a, odd[v], acc[m][v]);
-  }
-  x += 2 * MR;
-}
-
-// Weights to prefetch while a tile computes: one place in each panel of the group for every line of the tile.
-struct Ahead {
-  const char* place;
-  int64_t stride, step;  // bytes from panel to panel, from line to line
-};
-
-// Where the tile goes.
-struct Destination {
-  float* y;
-  int64_t stride;   // floats from token to token
-  int64_t outputs;  // columns that exist
-  bool add;         // to what is there
-};
-
-// MR tokens x NP panels over `lines` lines.
-template <class T, int MR, int NP>
-[[gnu::noinline]] void tile(const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead, Destination out) {
-  constexpr int kLine = 64 / sizeof(T), kVecs = NP * kVecsPerPanel;
-  Vec acc[MR][kVecs] = {};
-  for (int64_t i = 0; i < lines; ++i) {
-    MMB_UNROLL
-    for (int p = 0; p < NP; ++p) prefetch(ahead.place + p * ahead.stride + i * ahead.step);
-    step<MR, NP>(acc, x, w.base + i * kLine, w.stride);
-  }
-  MMB_UNROLL
-  for (int m = 0; m < MR; ++m) {
-    MMB_UNROLL
-    for (int v = 0; v < kVecs; ++v) {
-      float* y = out.y + m * out.stride + v * kLanes;
-      const int64_t n = out.outputs - v * kLanes;
-      if (n >= kLanes)
-        store(y, out.add ? load(y) + acc[m][v] : acc[m][v]);
-      else if (n > 0)
-        store_partial(y, out.add ? load_partial(y, n) + acc[m][v] : acc[m][v], n);
-    }
-  }
-}
-
-// Runs tile<height, NP>; heights above what NP panels allow do not occur.
-template <class T, int NP, int MR = 1>
-MMB_OP void tile_of_height(int64_t height, const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead,
-                           Destination out) {
-  if (height == MR)
-    tile<T, MR, NP>(x, w, lines, ahead, out);
-  else if constexpr (MR < kTileTokens && (MR + 1) * NP * kVecsPerPanel <= kTileVecs)
-    tile_of_height<T, NP, MR + 1>(height, x, w, lines, ahead, out);
-}
-
-template <class T>
-MMB_OP void tile_of(int64_t height, int64_t panels, const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead,
-                    Destination out) {
-  if constexpr (kMaxPanels >= 8)
-    if (panels == 8) return tile_of_height<T, 8>(height, x, w, lines, ahead, out);
-  if (panels == 4) return tile_of_height<T, 4>(height, x, w, lines, ahead, out);
-  if (panels == 2) return tile_of_height<T, 2>(height, x, w, lines, ahead, out);
-  tile_of_height<T, 1>(height, x, w, lines, ahead, out);
-}
-
-// Floats of own scratch that matmul needs for widened lines.
-constexpr int64_t kMatmulScratch = kColumnBlock * kPanel * kMinPanels;
-
-MMB_OP void widen_line(const bf16* line, float* out) {
-  MMB_UNROLL
-  for (int v = 0; v < kVecsPerPanel; ++v) {
-    Vec even, odd;
-    load_columns(line + v * 2 * kLanes, even, odd);
-    store(out + v * kLanes, even);
-    store(out + kPanel + v * kLanes, odd);
-  }
-}
-
-// Lines [first, first + count) of a group's panels as f32 columns, [panel][column][16]: widened into scratch, or in place.
-MMB_OP PanelGroup<float> widened(PanelGroup<bf16> w, int64_t panels, int64_t first, int64_t count, float* scratch) {
-  for (int64_t p = 0; p < panels; ++p)
-    for (int64_t i = 0; i < count; ++i)
-      widen_line(w.base + p * w.stride + (first + i) * 2 * kPanel, scratch + (p * kColumnBlock + 2 * i) * kPanel);
-  return {scratch, kColumnBlock * kPanel};
-}
-MMB_OP PanelGroup<float> widened(PanelGroup<float> w, int64_t, int64_t first, int64_t, float*) {
-  return {w.base + first * kPanel, w.stride};
-}
-
-// Panels of y = packed * w^T, by the calling thread alone. `packed` is pack_tokens' layout; y[m * y_stride + row].
-template <class T>
-MMB_OP void matmul(const float* packed, int64_t tokens, const Matrix& w, Share panels, float* y, int64_t y_stride,
-                   float* scratch) {
-  constexpr int64_t q = 4 / sizeof(T), kLine = 64 / sizeof(T), kBlock = kColumnBlock / q;
-  constexpr int64_t kAhead = 12;  // lines: 768 bytes in each stream
-  const int64_t lines = ceil_div(w.cols, q), stride = lines * kLine, K = padded_columns(w.cols);
-  const TokenTiles tiles(tokens);
-  const int64_t beside = panels_beside(static_cast<int>(ceil_div(tokens, tiles.tiles)));
-
-  for (int64_t p = panels.begin, group = beside; p < panels.end; p += group) {
-    while (group > panels.end - p) group /= 2;
-    const PanelGroup<T> w_group{static_cast<const T*>(w.data) + p * stride, stride};
-    const auto* place = reinterpret_cast<const char*>(w_group.base);
-    const Destination out{y + p * kPanel, y_stride, w.rows - p * kPanel, false};
-    if (tiles.tiles == 1) {
-      tile_of(tokens, group, packed, w_group, lines, {place + kAhead * 64, stride * (64 / kLine), 64}, out);
-      continue;
-    }
-    for (int64_t first = 0; first < lines; first += kBlock) {
-      const int64_t count = lines - first < kBlock ? lines - first : kBlock;
-      const PanelGroup<float> block = widened(w_group, group, first, count, scratch);
-      // The tiles share the prefetching of the next block, or of the next group's first.
-      const char* next = first + count < lines ? place + (first + count) * 64 : place + group * stride * (64 / kLine);
-      for (int64_t t = 0; t < tiles.tiles; ++t) {
-        const int64_t m = tiles.begin(t), height = tiles.begin(t + 1) - m;
-        const Ahead ahead{next + kBlock * t / tiles.tiles * 64, stride * (64 / kLine), 64 / q / tiles.tiles};
-        tile_of(height, group, packed + m * K + first * q * height, block, count * q, ahead,
-                {out.y + m * y_stride, y_stride, out.outputs, first > 0});
+    float* out = packed + begin * padded_columns(cols) + columns.begin * height;
+    const float* end = packed + begin * padded_columns(cols) + columns.end * height;
+    for (int64_t k = columns.begin; k < columns.end; k += kLanes) {
+      const int64_t count = columns.end - k < kLanes ? columns.end - k : kLanes;
+      const int64_t exist = cols - k < kLanes ? cols - k : kLanes;
+      Vec v[kGroups][kLanes] = {};
+      MMB_UNROLL
+      for (int m = 0; m < kTileTokens; ++m) {
+        if (m >= height) continue;
+        const E* row = x + (rows ? rows[begin + m] : begin + m) * stride + k;
+        v[m / kLanes][m % kLanes] = exist == kLanes ? load(row) : load_partial(row, exist > 0 ? exist : 0);
+      }
+      MMB_UNROLL
+      for (int g = 0; g < kGroups; ++g) transpose(v[g]);
+      // A vector reaches past its column's tokens, into columns that are written after it, except at the end.
+      for (int64_t c = 0; c < count; ++c, out += height) {
+        for (int64_t m = 0; m < height; m += kLanes) {
+          if (end - out - m >= kLanes)
+            store(out + m, v[m / kLanes][c]);
+          else
+            store_partial(out + m, v[m / kLanes][c], height - m < kLanes ? height - m : kLanes);
+        }
       }
     }
   }
 }
 
-MMB_OP void matmul(const float* packed, int64_t tokens, const Matrix& w, Share panels, float* y, int64_t y_stride,
-                   float* scratch) {
-  if (w.dtype == DType::f32)
-    matmul<float>(packed, tokens, w, panels, y, y_stride, scratch);
-  else
-    matmul<bf16>(packed, tokens, w, panels, y, y_stride, scratch);
+// All columns of x, by the whole team; the caller puts the barrier.
+MMB_OP void pack_tokens(const float* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols,
+                        float* packed) {
+  pack_columns(x, stride, rows, tokens, cols, share(padded_columns(cols)), packed);
 }
 
-MMB_OP int64_t panel_count(const Matrix& w) { return ceil_div(w.rows, kPanel); }
+// Floats of own scratch that matmul needs for widened lines.
+constexpr int64_t kMatmulScratch = kColumnBlock * kPanel * kMinPanels;
+
+}  // namespace
+
+// Panels [begin, end) of y = packed * w^T, by the calling thread alone. `packed` is pack_tokens' layout; y[m * y_stride + row].
+// Compiled once per level, in linear/simd.cpp.
+void linear_panels(const float* packed, int64_t tokens, const Matrix& w, int64_t begin, int64_t end, float* y,
+                   int64_t y_stride, float* scratch) noexcept;
+
+namespace {
+
+MMB_OP void matmul(const float* packed, int64_t tokens, const Matrix& w, Share panels, float* y, int64_t y_stride,
+                   float* scratch) {
+  linear_panels(packed, tokens, w, panels.begin, panels.end, y, y_stride, scratch);
+}
+
+MMB_OP int64_t panel_count(const Matrix& w) {
+  return ceil_div(w.rows, kPanel);
+}
 
 }  // namespace
 }  // namespace MMB_IMPL

@@ -105,34 +105,32 @@ struct Reader {
 };
 
 // Fields that change the arithmetic in ways mmb does not model, by how their names begin.
-constexpr std::string_view kNotModelled[] = {
-    "index_",
-    "indexer_",
-    "sparse_attention",
-    "linear_",
-    "full_attention_interval",
-    "attn_type_list",
-    "attn_layer_",
-    "layer_group_size",
-    "mamba_",
-    "ssm_",
-    "layers_block_type",
-    "block_configs",
-    "hybrid_",
-    "swa_",
-    "sliding_window_pattern",
-    "attention_chunk_size",
-    "cross_attention_layers",
-    "num_kv_shared_layers",
-    "compress_",
-    "hc_mult",
-    "mla_use_output_gate",
-    "attn_output_gate",
-    "use_head_wise_attn_gate",
-    "intermediate_size_mlp",
-    "layer_norm_eps",
-    "parallel_attn",
-};
+constexpr std::string_view kNotModelled[] = {"index_",
+                                             "indexer_",
+                                             "sparse_attention",
+                                             "linear_",
+                                             "full_attention_interval",
+                                             "attn_type_list",
+                                             "attn_layer_",
+                                             "layer_group_size",
+                                             "mamba_",
+                                             "ssm_",
+                                             "layers_block_type",
+                                             "block_configs",
+                                             "hybrid_",
+                                             "swa_",
+                                             "sliding_window_pattern",
+                                             "attention_chunk_size",
+                                             "cross_attention_layers",
+                                             "num_kv_shared_layers",
+                                             "compress_",
+                                             "hc_mult",
+                                             "mla_use_output_gate",
+                                             "attn_output_gate",
+                                             "use_head_wise_attn_gate",
+                                             "intermediate_size_mlp",
+                                             "layer_norm_eps",
+                                             "parallel_attn"};
 
 bool says_something(const json* value) {
   return value && *value != false && *value != 0 && !(value->is_structured() && value->empty());
@@ -193,7 +191,7 @@ void Reader::attention() {
 
 void Reader::rope() {
   m.rope_interleave = config.boolean({"rope_interleave"}, m.is_mla());
-  m.rope_theta = config.number({"rope_theta"}, 1, 1e12, m.rope_theta);
+  m.rope_theta = config.number({"rope_theta"}, 2, 1e12, m.rope_theta);
   m.partial_rotary_factor = config.number({"partial_rotary_factor"}, 1e-3, 1, 1);
   const std::string name = config.find("rope_parameters") ? "rope_parameters" : "rope_scaling";
   if (const json* object = config.find_object(name)) {
@@ -202,7 +200,7 @@ void Reader::rope() {
       if (value.is_object()) rope.refuse(key, "expected one setting for all layers, as mmb models no other");
     RopeScaling& r = m.rope_scaling;
     r.type = rope.word({"rope_type", "type"}, {"default", "yarn", "llama3"});
-    m.rope_theta = rope.number({"rope_theta"}, 1, 1e12, m.rope_theta);
+    m.rope_theta = rope.number({"rope_theta"}, 2, 1e12, m.rope_theta);
     m.partial_rotary_factor = rope.number({"partial_rotary_factor"}, 1e-3, 1, m.partial_rotary_factor);
     if (r.type != "default") {
       r.factor = rope.number({"factor"}, 1, 1e6);
@@ -306,8 +304,7 @@ void Reader::moe_layers() {
 void Reader::windows() {
   const int64_t window = config.integer({"sliding_window"}, 1, kMaxPositions, 0);
   const bool used = config.boolean({"use_sliding_window"}, true);
-  // Where Qwen2 and Qwen3 say use_sliding_window, the layers before max_window_layers have none.
-  const int64_t first = config.find("use_sliding_window") ? config.integer({"max_window_layers"}, 0, kMaxLayers, 0) : 0;
+  const int64_t first = config.integer({"max_window_layers"}, 0, kMaxLayers, 0);  // Qwen: those before it have none
   const json* types = config.find_list("layer_types", m.num_hidden_layers);
   for (int64_t l = 0; l < m.num_hidden_layers; ++l) {
     const bool sliding = types ? types->at(l) == "sliding_attention" : l >= first;

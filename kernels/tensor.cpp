@@ -118,6 +118,7 @@ void* Arena::take(int64_t bytes) {
   if (next_ + bytes > block_.size()) next_ = 0;
   void* data = block_.data() + next_;
   next_ += bytes;
+  taken_ += bytes;
   return data;
 }
 

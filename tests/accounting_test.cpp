@@ -16,7 +16,7 @@ namespace {
 using nlohmann::json;
 
 json config(const std::string& name, const json& changes = json::object()) {
-  std::ifstream stream(std::string(MMB_MODELS_DIR) + "/" + name + ".json");
+  std::ifstream stream(std::string(MMB_SOURCE_DIR "/bench/models") + "/" + name + ".json");
   json object = json::parse(stream);
   object.merge_patch(changes);
   return object;
@@ -122,6 +122,9 @@ TEST(Account, BiasesAndQueryKeyNormsCount) {
             32 * (2 * 14336 + 4096));
   EXPECT_EQ(total_parameters(parse(config("DeepSeek-V3", {{"attention_bias", true}}))) - 671026419200,
             61 * (1536 + 576 + 7168));
+  // DeepSeek-V2-Lite's q_proj is not a down-projection and has none
+  EXPECT_EQ(total_parameters(parse(config("DeepSeek-V2-Lite", {{"attention_bias", true}}))) - 15706484224,
+            27 * (576 + 2048));
 }
 
 TEST(Account, PartsOfADeepSeekV3Layer) {

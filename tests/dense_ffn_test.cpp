@@ -74,12 +74,15 @@ TEST(DenseFfn, SlabsAddUpToTheWhole) {
 }
 
 TEST(DenseFfn, ShapesOfModels) {
-  const auto width = [](const char* spec) { return DenseFfn::shape(load_model(spec), 1).intermediate_size; };
-  EXPECT_EQ(width("Llama-3.1-8B"), 14336);
-  EXPECT_EQ(width("DeepSeek-V3"), 18432);  // its first layers
-  EXPECT_EQ(width("DeepSeek-V2-Lite~dense_active"), 8 * 1408);
-  EXPECT_EQ(width("DeepSeek-V3~dense_total"), 257 * 2048);
-  EXPECT_THROW(width("Mixtral-8x7B"), Error);  // only experts
+  const auto width = [](const char* spec, int64_t layer) {
+    return DenseFfn::shape(load_model(spec), layer, 1).intermediate_size;
+  };
+  EXPECT_EQ(width("Llama-3.1-8B", 31), 14336);
+  EXPECT_EQ(width("DeepSeek-V3", 2), 18432);
+  EXPECT_THROW(width("DeepSeek-V3", 3), Error);
+  EXPECT_EQ(width("DeepSeek-V2-Lite~dense_active", 0), 10944);
+  EXPECT_EQ(width("DeepSeek-V2-Lite~dense_active", 1), 8 * 1408);
+  EXPECT_EQ(width("DeepSeek-V3~dense_total", 60), 257 * 2048);
 }
 
 TEST(DenseFfn, FlopsAreCounted) {

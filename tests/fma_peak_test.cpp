@@ -18,8 +18,8 @@ TEST(FmaPeak, LiteralCase) {
 }
 
 TEST(FmaPeak, KernelsMatchReference) {
-  for (int64_t elements : {1, 15, 16, 17, 47, 48, 49, 95, 96, 97, 383, 384, 385, 3 * 384 + 5})
-    for (int64_t steps : {1, 2, 1000})
+  for (int64_t elements : {1, 17, 48, 97, 385, 3 * 384 + 5})
+    for (int64_t steps : {1, 1000})
       expect_kernels_match_reference<FmaPeak, reference::fma_peak<double>>({elements, steps});
 }
 

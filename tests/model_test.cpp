@@ -22,7 +22,7 @@ namespace {
 using nlohmann::json;
 
 json config(const std::string& name) {
-  std::ifstream stream(std::string(MMB_MODELS_DIR) + "/" + name + ".json");
+  std::ifstream stream(std::string(MMB_SOURCE_DIR "/bench/models") + "/" + name + ".json");
   return json::parse(stream);
 }
 json config(const std::string& name, const json& changes) {
@@ -86,7 +86,7 @@ TEST(LoadModel, EveryBundledModelLoadsByNameAndByPath) {
                                              "Qwen2.5-72B", "Qwen3-30B-A3B", "tiny-mla-moe"}));
   for (const auto& name : names) {
     EXPECT_EQ(load_model(name).name, name);
-    EXPECT_EQ(load_model(std::string(MMB_MODELS_DIR) + "/" + name + ".json").name, name);
+    EXPECT_EQ(load_model(std::string(MMB_SOURCE_DIR "/bench/models") + "/" + name + ".json").name, name);
   }
 }
 
@@ -206,6 +206,7 @@ TEST(ParseModel, EverySizeIsAPositiveIntegerOfSensibleMagnitude) {
 
 TEST(ParseModel, NumbersWordsAndFlagsAreChecked) {
   const json v3 = config("DeepSeek-V3");
+  expect_refused(with(v3, "rope_theta", 1), "rope_theta");
   for (const char* field : {"rope_theta", "rms_norm_eps", "routed_scaling_factor"})
     for (const json& value : {json(0), json(-1.0), json("1"), json(true), json::array(), json(1e300)})
       expect_refused(with(v3, field, value), field);
@@ -455,9 +456,9 @@ TEST(Habits, SlidingWindows) {
     return object;
   };
   const auto windows = [&](const json& object) {
-    std::vector<int64_t> windows;
-    for (const Layer& layer : parse(object).layers) windows.push_back(layer.sliding_window);
-    return windows;
+    std::vector<int64_t> of_layers;
+    for (const Layer& layer : parse(object).layers) of_layers.push_back(layer.sliding_window);
+    return of_layers;
   };
   using W = std::vector<int64_t>;
   const json types = {"sliding_attention", "full_attention", "sliding_attention"};
@@ -472,6 +473,7 @@ TEST(Habits, SlidingWindows) {
   EXPECT_EQ(windows(changed({{"sliding_window", 4096}, {"use_sliding_window", true}, {"max_window_layers", 1}})),
             (W{0, 4096, 4096}));
   EXPECT_EQ(windows(changed({{"layer_types", {"full_attention", "full_attention", "full_attention"}}})), (W{0, 0, 0}));
+  EXPECT_EQ(windows(changed({{"sliding_window", 4096}, {"max_window_layers", 2}})), (W{0, 0, 4096}));
   EXPECT_EQ(load_model("Qwen2.5-72B").layers[79].sliding_window, 0);
   expect_refused(changed({{"layer_types", types}}), "sliding_window");
   for (const json& window : {json(0), json(-1), json(4096.0), json("4096")})

@@ -21,10 +21,10 @@ TEST(StreamRead, LiteralCase) {
   }
 }
 
-// Fewer lines than threads and streams, ragged ones, and a length beyond every prefetch.
+// Fewer lines than threads and streams, ragged ones, and lengths around a prefetch.
 TEST(StreamRead, KernelsMatchReference) {
-  for (int64_t lines : {1, 2, 3, 4, 5, 31, 32, 33, 1000, 16385})
-    for (int64_t passes : {1, 2, 3})
+  for (int64_t lines : {1, 2, 3, 5, 33, 1000})
+    for (int64_t passes : {1, 3})
       expect_kernels_match_reference<StreamRead, reference::stream_read>({64 * lines, passes});
 }
 

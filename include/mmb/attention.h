@@ -10,6 +10,7 @@
 #pragma once
 
 #include "mmb/kernel.h"
+#include "mmb/model.h"
 #include "mmb/sequences.h"
 
 namespace mmb {
@@ -31,6 +32,8 @@ struct AttentionArgs {
   float* out;
 };
 
+// Of a model whose cache holds keys and values.
+AttentionShape attention_shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context, int64_t shortest = 0);
 Cost attention_cost(const AttentionShape& shape, DType dtype);
 
 class AttentionProblem {

@@ -33,8 +33,8 @@ struct DenseFfn {
     float* y;
   };
 
-  // Of the model's last layer that has one: a counterfactual's, where there is one.
-  static Shape shape(const Model& model, int64_t tokens);
+  // The FFN of dense layer `layer`.
+  static Shape shape(const Model& model, int64_t layer, int64_t tokens);
   static std::string key(const Shape& shape);
   static Cost cost(const Shape& shape, DType dtype, std::string_view algo);
   static int64_t units(const Shape& shape) { return shape.tokens; }  // a unit is a token

@@ -38,6 +38,7 @@ struct MoeExperts {
     float* y;
   };
 
+  static Shape shape(const Model& model, int64_t tokens, Routing routing = Routing::uniform);
   // The experts that a shape's tokens choose, [N, K]: drawn from a seed of its own, so that they are a fact of the
   // shape.
   static std::vector<int32_t> route(const Shape& shape);
@@ -48,7 +49,6 @@ struct MoeExperts {
   };
   static Load load(const Shape& shape, std::span<const int32_t> topk_indices);
 
-  static Shape shape(const Model& model, int64_t tokens, Routing routing = Routing::uniform);
   static std::string key(const Shape& shape);
   static Cost cost(const Shape& shape, DType dtype, std::string_view algo);
   static int64_t units(const Shape& shape) { return shape.tokens; }  // a unit is a token

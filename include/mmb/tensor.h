@@ -145,10 +145,12 @@ class Arena {
   // The next `bytes` bytes, 64-byte aligned; starts again from the beginning where they would pass the end.
   void* take(int64_t bytes);
   int64_t bytes() const { return block_.size(); }
+  // Bytes that were taken so far.
+  int64_t taken() const { return taken_; }
 
  private:
   Buffer<uint8_t> block_;
-  int64_t next_ = 0;
+  int64_t next_ = 0, taken_ = 0;
 };
 
 }  // namespace mmb

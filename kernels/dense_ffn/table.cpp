@@ -13,14 +13,11 @@ std::span<const Kernel<DenseFfn>> DenseFfn::kernels() {
   return list;
 }
 
-DenseFfn::Shape DenseFfn::shape(const Model& model, int64_t tokens) {
+DenseFfn::Shape DenseFfn::shape(const Model& model, int64_t layer, int64_t tokens) {
   if (model.mlp_bias) throw Error(model.file + ": mlp_bias: expected false, FFNs have no biases here");
-  const auto dense = std::find_if(model.layers.rbegin(), model.layers.rend(), [](const Layer& l) { return !l.moe; });
-  if (dense == model.layers.rend() && !model.layers.empty())
-    throw Error(model.file + ": " + name + ": expected a layer without experts");
-  const bool known = dense != model.layers.rend() && dense->intermediate_size > 0;
-  return {tokens, model.need(&Model::hidden_size),
-          known ? dense->intermediate_size : model.need(&Model::intermediate_size)};
+  if (model.is_moe_layer(layer))
+    throw Error(model.file + ": layer " + std::to_string(layer) + ": expected one without experts");
+  return {tokens, model.need(&Model::hidden_size), model.layers.at(static_cast<size_t>(layer)).intermediate_size};
 }
 
 std::string DenseFfn::key(const Shape& shape) {

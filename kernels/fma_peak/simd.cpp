@@ -12,21 +12,27 @@ namespace {
 constexpr int kChains = kRegisters * 3 / 4;
 static_assert(FmaPeak::kBlock % (kChains * kLanes) == 0);
 
-// `n` of kChains * kLanes elements; a ragged end is computed on zeros.
+// `n` of kChains * kLanes elements; vectors beyond are computed on zeros.
 [[gnu::noinline]] void chains(const float* x, float a, float b, float* y, int64_t n, int64_t steps) {
-  float block[kChains * kLanes] = {};
-  memcpy(block, x, static_cast<size_t>(4 * n));
   const Vec va = broadcast(a), vb = broadcast(b);
   Vec v[kChains];
   MMB_UNROLL
-  for (int c = 0; c < kChains; ++c) v[c] = load(block + c * kLanes);
+  for (int c = 0; c < kChains; ++c) {
+    const int64_t left = n - c * kLanes;
+    v[c] = left >= kLanes ? load(x + c * kLanes) : left > 0 ? load_partial(x + c * kLanes, left) : Vec{};
+  }
   for (int64_t step = 0; step < steps; ++step) {
     MMB_UNROLL
     for (int c = 0; c < kChains; ++c) v[c] = fma(v[c], va, vb);
   }
   MMB_UNROLL
-  for (int c = 0; c < kChains; ++c) store(block + c * kLanes, v[c]);
-  memcpy(y, block, static_cast<size_t>(4 * n));
+  for (int c = 0; c < kChains; ++c) {
+    const int64_t left = n - c * kLanes;
+    if (left >= kLanes)
+      store(y + c * kLanes, v[c]);
+    else if (left > 0)
+      store_partial(y + c * kLanes, v[c], left);
+  }
 }
 
 }  // namespace

@@ -6,6 +6,175 @@
 #include "../matmul.h"
 
 namespace mmb::MMB_IMPL {
+namespace {
+
+// A group of panels: panel p starts at base + p * stride elements; [columns/q][16][q] inside.
+template <class T>
+struct PanelGroup {
+  const T* base;
+  int64_t stride;
+};
+
+// One column step of the tile: q columns for f32 1, for bf16 2.
+template <int MR, int NP>
+MMB_OP void step(Vec (&acc)[MR][NP * kVecsPerPanel], const float*& x, const float* line, int64_t stride) {
+  Vec w[NP * kVecsPerPanel];
+  MMB_UNROLL
+  for (int v = 0; v < NP * kVecsPerPanel; ++v)
+    w[v] = load(line + v / kVecsPerPanel * stride + v % kVecsPerPanel * kLanes);
+  MMB_UNROLL
+  for (int m = 0; m < MR; ++m) {
+    const Vec a = broadcast(x[m]);
+    MMB_UNROLL
+    for (int v = 0; v < NP * kVecsPerPanel; ++v) acc[m][v] = fma(a, w[v], acc[m][v]);
+  }
+  x += MR;
+}
+
+template <int MR, int NP>
+MMB_OP void step(Vec (&acc)[MR][NP * kVecsPerPanel], const float*& x, const bf16* line, int64_t stride) {
+  // Even columns for all tokens, then odd ones: both at once would need more registers than a full tile leaves.
+  Vec odd[NP * kVecsPerPanel], even[NP * kVecsPerPanel];
+  MMB_UNROLL
+  for (int v = 0; v < NP * kVecsPerPanel; ++v)
+    load_columns(line + v / kVecsPerPanel * stride + v % kVecsPerPanel * 2 * kLanes, even[v], odd[v]);
+  MMB_UNROLL
+  for (int m = 0; m < MR; ++m) {
+    const Vec a = broadcast(x[m]);
+    MMB_UNROLL
+    for (int v = 0; v < NP * kVecsPerPanel; ++v) acc[m][v] = fma(a, even[v], acc[m][v]);
+  }
+  MMB_UNROLL
+  for (int m = 0; m < MR; ++m) {
+    const Vec a = broadcast(x[MR + m]);
+    MMB_UNROLL
+    for (int v = 0; v < NP * kVecsPerPanel; ++v) acc[m][v] = fma(a, odd[v], acc[m][v]);
+  }
+  x += 2 * MR;
+}
+
+// Weights to prefetch while a tile computes: one place in each panel of the group for every line of the tile.
+struct Ahead {
+  const char* place;
+  int64_t stride, step;  // bytes from panel to panel, from line to line
+};
+
+// Where the tile goes.
+struct Destination {
+  float* y;
+  int64_t stride;   // floats from token to token
+  int64_t outputs;  // columns that exist
+  bool add;         // to what is there
+};
+
+// MR tokens x NP panels over `lines` lines.
+template <class T, int MR, int NP>
+[[gnu::noinline]] void tile(const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead, Destination out) {
+  constexpr int kLine = 64 / sizeof(T), kVecs = NP * kVecsPerPanel;
+  Vec acc[MR][kVecs] = {};
+  for (int64_t i = 0; i < lines; ++i) {
+    MMB_UNROLL
+    for (int p = 0; p < NP; ++p) prefetch(ahead.place + p * ahead.stride + i * ahead.step);
+    step<MR, NP>(acc, x, w.base + i * kLine, w.stride);
+  }
+  MMB_UNROLL
+  for (int m = 0; m < MR; ++m) {
+    MMB_UNROLL
+    for (int v = 0; v < kVecs; ++v) {
+      float* y = out.y + m * out.stride + v * kLanes;
+      const int64_t n = out.outputs - v * kLanes;
+      if (n >= kLanes)
+        store(y, out.add ? load(y) + acc[m][v] : acc[m][v]);
+      else if (n > 0)
+        store_partial(y, out.add ? load_partial(y, n) + acc[m][v] : acc[m][v], n);
+    }
+  }
+}
+
+// Runs tile<height, NP>; heights above what NP panels allow do not occur.
+template <class T, int NP, int MR = 1>
+MMB_OP void tile_of_height(int64_t height, const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead,
+                           Destination out) {
+  if (height == MR)
+    tile<T, MR, NP>(x, w, lines, ahead, out);
+  else if constexpr (MR < kTileTokens && (MR + 1) * NP * kVecsPerPanel <= kTileVecs)
+    tile_of_height<T, NP, MR + 1>(height, x, w, lines, ahead, out);
+}
+
+template <class T>
+MMB_OP void tile_of(int64_t height, int64_t panels, const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead,
+                    Destination out) {
+  if constexpr (kMaxPanels >= 8)
+    if (panels == 8) return tile_of_height<T, 8>(height, x, w, lines, ahead, out);
+  if (panels == 4) return tile_of_height<T, 4>(height, x, w, lines, ahead, out);
+  if (panels == 2) return tile_of_height<T, 2>(height, x, w, lines, ahead, out);
+  tile_of_height<T, 1>(height, x, w, lines, ahead, out);
+}
+
+MMB_OP void widen_line(const bf16* line, float* out) {
+  MMB_UNROLL
+  for (int v = 0; v < kVecsPerPanel; ++v) {
+    Vec even, odd;
+    load_columns(line + v * 2 * kLanes, even, odd);
+    store(out + v * kLanes, even);
+    store(out + kPanel + v * kLanes, odd);
+  }
+}
+
+// Lines [first, first + count) of a group's panels as f32 columns, [panel][column][16]: widened into scratch, or in place.
+MMB_OP PanelGroup<float> widened(PanelGroup<bf16> w, int64_t panels, int64_t first, int64_t count, float* scratch) {
+  for (int64_t p = 0; p < panels; ++p)
+    for (int64_t i = 0; i < count; ++i)
+      widen_line(w.base + p * w.stride + (first + i) * 2 * kPanel, scratch + (p * kColumnBlock + 2 * i) * kPanel);
+  return {scratch, kColumnBlock * kPanel};
+}
+MMB_OP PanelGroup<float> widened(PanelGroup<float> w, int64_t, int64_t first, int64_t, float*) {
+  return {w.base + first * kPanel, w.stride};
+}
+
+// Panels of y = packed * w^T, by the calling thread alone. `packed` is pack_tokens' layout; y[m * y_stride + row].
+template <class T>
+MMB_OP void panels_of(const float* packed, int64_t tokens, const Matrix& w, Share panels, float* y, int64_t y_stride,
+                   float* scratch) {
+  constexpr int64_t q = 4 / sizeof(T), kLine = 64 / sizeof(T), kBlock = kColumnBlock / q;
+  constexpr int64_t kAhead = 12;  // lines: 768 bytes in each stream
+  const int64_t lines = ceil_div(w.cols, q), stride = lines * kLine, K = padded_columns(w.cols);
+  const TokenTiles tiles(tokens);
+  const int64_t beside = panels_beside(static_cast<int>(ceil_div(tokens, tiles.tiles)));
+
+  for (int64_t p = panels.begin, group = beside; p < panels.end; p += group) {
+    while (group > panels.end - p) group /= 2;
+    const PanelGroup<T> w_group{static_cast<const T*>(w.data) + p * stride, stride};
+    const auto* place = reinterpret_cast<const char*>(w_group.base);
+    const Destination out{y + p * kPanel, y_stride, w.rows - p * kPanel, false};
+    if (tiles.tiles == 1) {
+      tile_of(tokens, group, packed, w_group, lines, {place + kAhead * 64, stride * (64 / kLine), 64}, out);
+      continue;
+    }
+    for (int64_t first = 0; first < lines; first += kBlock) {
+      const int64_t count = lines - first < kBlock ? lines - first : kBlock;
+      const PanelGroup<float> block = widened(w_group, group, first, count, scratch);
+      // The tiles share the prefetching of the next block, or of the next group's first.
+      const char* next = first + count < lines ? place + (first + count) * 64 : place + group * stride * (64 / kLine);
+      for (int64_t t = 0; t < tiles.tiles; ++t) {
+        const int64_t m = tiles.begin(t), height = tiles.begin(t + 1) - m;
+        const Ahead ahead{next + kBlock * t / tiles.tiles * 64, stride * (64 / kLine), 64 / q / tiles.tiles};
+        tile_of(height, group, packed + m * K + first * q * height, block, count * q, ahead,
+                {out.y + m * y_stride, y_stride, out.outputs, first > 0});
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void linear_panels(const float* packed, int64_t tokens, const Matrix& w, int64_t begin, int64_t end, float* y,
+                   int64_t y_stride, float* scratch) noexcept {
+  if (w.dtype == DType::f32)
+    panels_of<float>(packed, tokens, w, {begin, end}, y, y_stride, scratch);
+  else
+    panels_of<bf16>(packed, tokens, w, {begin, end}, y, y_stride, scratch);
+}
 
 void linear(const Linear::Shape& shape, const Linear::Args& args) noexcept {
   const int64_t N = shape.tokens, K = shape.in_features, M = shape.out_features;

@@ -1,6 +1,6 @@
 #include "mmb/mla_project.h"
 
-#include "../reference.h"
+#include "../attend_reference.h"
 #include "mmb/linear.h"
 #include "mmb/rms_norm.h"
 #include "mmb/rope.h"
@@ -40,10 +40,8 @@ void mla_project(const MlaProject::Shape& shape, const MlaProject::Args& args, R
     project(args.kv_a, x, kv.data());
     normalise(args.kv_a_norm, kv, R);
     rotate(kv.data() + R, 1, D);
-    const Sequences& sequences = args.sequences;
-    int64_t b = 0;
-    while (n >= sequences.first[b + 1]) ++b;
-    const int64_t row = b * args.capacity + sequences.context[b] - (sequences.first[b + 1] - n);
+    const View seen = view(args.sequences, n);  // the token itself is the last that it sees
+    const int64_t row = seen.sequence * args.capacity + seen.tokens - 1;
     for (int64_t i = 0; i < R + D; ++i)
       set_element(args.cache, args.cache_dtype, row * (R + D) + i, kv[static_cast<size_t>(i)]);
   }

@@ -45,6 +45,21 @@ std::vector<int32_t> draw(const std::vector<double>& rates, int64_t count, uint6
 
 }  // namespace
 
+MoeExperts::Shape MoeExperts::shape(const Model& model, int64_t tokens, Routing routing) {
+  if (model.shared_expert_gate)
+    throw Error(model.file + ": shared_expert_gate: expected false, the shared expert is not weighted here");
+  const MoeRouter::Shape router = MoeRouter::shape(model, tokens);
+  return {.tokens = tokens,
+          .hidden_size = router.hidden_size,
+          .moe_intermediate_size = model.need(&Model::moe_intermediate_size),
+          .n_routed_experts = router.n_routed_experts,
+          .num_experts_per_tok = router.num_experts_per_tok,
+          .shared_intermediate_size = model.shared_expert_intermediate_size,
+          .routing = routing,
+          .n_group = router.n_group,
+          .topk_group = router.topk_group};
+}
+
 std::vector<int32_t> MoeExperts::route(const Shape& shape) {
   const int64_t K = shape.num_experts_per_tok, size = shape.n_routed_experts / shape.n_group;
   std::vector<double> rates(static_cast<size_t>(shape.n_routed_experts), 1.0);
@@ -73,21 +88,6 @@ MoeExperts::Load MoeExperts::load(const Shape& shape, std::span<const int32_t> t
   const int64_t touched = std::count_if(tokens.begin(), tokens.end(), [](int64_t t) { return t > 0; });
   return {touched, static_cast<double>(*std::max_element(tokens.begin(), tokens.end()) * touched) /
                        static_cast<double>(topk_indices.size())};
-}
-
-MoeExperts::Shape MoeExperts::shape(const Model& model, int64_t tokens, Routing routing) {
-  if (model.shared_expert_gate)
-    throw Error(model.file + ": shared_expert_gate: expected false, the shared expert is not weighted here");
-  const MoeRouter::Shape router = MoeRouter::shape(model, tokens);
-  return {.tokens = tokens,
-          .hidden_size = router.hidden_size,
-          .moe_intermediate_size = model.need(&Model::moe_intermediate_size),
-          .n_routed_experts = router.n_routed_experts,
-          .num_experts_per_tok = router.num_experts_per_tok,
-          .shared_intermediate_size = model.shared_expert_intermediate_size,
-          .routing = routing,
-          .n_group = router.n_group,
-          .topk_group = router.topk_group};
 }
 
 std::string MoeExperts::key(const Shape& shape) {

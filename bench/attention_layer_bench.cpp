@@ -1,0 +1,19 @@
+#include "mmb/attention_layer.h"
+
+#include "bench.h"
+#include "ops.h"
+
+namespace mmb {
+
+void register_attention_layer(Suite& suite) {
+  suite.for_each_model({.smoke = {"tiny-mla-moe"}, .quick = {}, .full = bundled_models()}, [&](const Model& base) {
+    for (const Model& model : with_dense_cache(base))
+      for (int64_t batch : suite.batches({.smoke = {2}, .quick = {1}, .full = {1, 32}}))
+        for (int64_t context : suite.contexts({.smoke = {33}, .quick = {4096}, .full = {4096}}))
+          for (int64_t new_tokens : suite.new_tokens({.smoke = {1, 17}, .quick = {1}, .full = {1}}))
+            suite.add<AttentionLayer, reference::attention_layer<double>>(
+                model, AttentionLayer::shape(model, batch, new_tokens, context));
+  });
+}
+
+}  // namespace mmb

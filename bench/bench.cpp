@@ -1,0 +1,261 @@
+#include "bench.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <csignal>
+
+#include "context.h"
+#include "ops.h"
+
+namespace mmb {
+namespace {
+
+volatile std::sig_atomic_t stop_signal = 0;
+
+constexpr const char* kInterrupted = "interrupted";
+
+struct Bench {
+  const char* op;
+  void (*register_rows)(Suite&);
+};
+#define MMB_BENCH(OP) {#OP, &register_##OP},
+constexpr Bench kBenches[] = {MMB_BENCHES(MMB_BENCH)};
+#undef MMB_BENCH
+
+double min_time(const Selection& selection) {
+  if (selection.min_time > 0) return selection.min_time;
+  switch (selection.profile) {
+    case Profile::smoke: return 0.001;
+    case Profile::quick: return 0.05;
+    case Profile::full: return 0.5;
+  }
+  return 0;
+}
+
+int64_t memory_budget(const Selection& selection) {
+  const int64_t available = available_memory_bytes();
+  int64_t budget = selection.memory;
+  if (budget == 0 && selection.profile == Profile::smoke) budget = int64_t{64} << 20;
+  if (budget == 0 && selection.profile == Profile::quick) budget = int64_t{2} << 30;
+  if (budget == 0 && selection.profile == Profile::full) budget = std::min(available / 2, int64_t{8} << 30);
+  return std::min(budget, available);
+}
+
+}  // namespace
+
+Model no_model() {
+  Model model;
+  model.name = "none";
+  return model;
+}
+
+std::vector<Model> with_dense_cache(const Model& model) {
+  if (!model.is_mla()) return {model};
+  return {counterfactual(model, "mha"), counterfactual(model, "gqa8"), counterfactual(model, "mqa")};
+}
+
+int interrupted() { return stop_signal; }
+
+void stop_on_signals() {
+  struct sigaction action = {};
+  action.sa_handler = [](int signal) { stop_signal = signal; };
+  action.sa_flags = SA_RESETHAND;  // a second one ends the program at once
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+Verification detail::compare_outputs(const std::vector<Output>& actual, const std::vector<Output>& expected, bool intact) {
+  if (expected.empty() || actual.size() != expected.size()) return {0, "nothing was compared"};
+  Verification result;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const Comparison c = compare(actual[i].values, expected[i].values);
+    result.err = std::max(result.err, c.max_err);
+    if (!(c.max_err <= expected[i].tolerance) && result.failure.empty()) {
+      std::ostringstream text;
+      text << "wrong result: " << expected[i].name << " is off by " << c.max_err << " of its largest value, more than "
+           << expected[i].tolerance;
+      result.failure = text.str();
+    }
+  }
+  if (!intact && result.failure.empty()) result.failure = "wrong result: wrote past the end of an output";
+  return result;
+}
+
+Suite::Suite(Selection selection)
+    : selection_(std::move(selection)), memory_(memory_budget(selection_)), all_threads_(default_threads()) {
+  // Cold: before a byte is read again, the caches have seen several times their size. A sixteenth of the budget is left to
+  // activations and scratch memory.
+  const int64_t several_caches = std::max(int64_t{1} << 30, 4 * last_level_cache_bytes());
+  arena_bytes_ = std::min(std::max(several_caches, memory_ / 2), memory_ / 16 * 15);
+  if (selection_.profile == Profile::smoke && selection_.memory == 0) arena_bytes_ = memory_ / 2;
+  cold_ = arena_bytes_ >= several_caches;
+  for (const std::string& spec : selection_.models) {
+    models_.push_back(load_model(spec));
+    for (size_t i = 0; i + 1 < models_.size(); ++i)
+      if (models_[i].name == models_.back().name)
+        throw Error("--model: expected models of different names, got two called " + models_[i].name);
+  }
+  for (const std::string& op : selection_.ops) {
+    std::string known;
+    for (const Bench& bench : kBenches) known += (known.empty() ? "" : ", ") + std::string(bench.op);
+    if (std::none_of(std::begin(kBenches), std::end(kBenches), [&](const Bench& bench) { return bench.op == op; }))
+      throw Error("--op: expected any of " + known + ", got '" + op + "'");
+  }
+}
+
+std::vector<Threads> Suite::threads(bool headline) const {
+  if (!selection_.threads.empty()) return selection_.threads;
+  return headline ? std::vector{Threads::one, Threads::all} : std::vector{Threads::all};
+}
+
+bool Suite::selected(const std::string& name) const {
+  if (!selection_.row.empty()) return name == selection_.row;
+  return !selection_.filter || std::regex_search(name, *selection_.filter);
+}
+
+std::vector<int64_t> Suite::shortest(int64_t batch, int64_t new_tokens, int64_t context) const {
+  std::vector<int64_t> all = {0};
+  const int64_t parts = choose<int64_t>({}, {.smoke = {3}, .quick = {1}, .full = {8}}).front();
+  const int64_t length = context / parts;
+  if (batch > 1 && length >= new_tokens && length < context) all.push_back(length);
+  return all;
+}
+
+void Suite::for_each_model(const ByProfile<std::string>& names, const std::function<void(const Model&)>& add_rows) {
+  const auto add = [&](const Model& model) {
+    try {
+      add_rows(model);
+    } catch (const Error& error) {  // a config without what this op needs, or sizes that make no shape
+      skip(op_ + "/.../" + model.name, error.what());
+    }
+  };
+  if (!selection_.models.empty())
+    for (const Model& model : models_) add(model);
+  else
+    for (const std::string& name : choose<std::string>({}, names)) add(load_model(name));
+}
+
+void Suite::add_rows() {
+  for (const Bench& bench : kBenches) {
+    op_ = bench.op;
+    if (selection_.ops.empty() || std::count(selection_.ops.begin(), selection_.ops.end(), op_)) bench.register_rows(*this);
+  }
+  if (rows_.empty())
+    throw Error(skipped_.empty() ? "no row matches what the flags select; `bench_mla list` prints the rows of a profile"
+                                 : "nothing to run: " + skipped_.front().first + ": " + skipped_.front().second);
+}
+
+void Suite::push(Row row) {
+  const std::string name = row.name.text();
+  if (!names_.insert(name).second) throw std::logic_error("two rows are called " + name);
+  try {
+    MMB_REQUIRE(supported(row.impl), "this CPU lacks " << row.name.impl);
+    // Inputs, outputs, and the reference's outputs beside them.
+    const double beside = static_cast<double>(memory_ - arena_bytes_);
+    if (2 * row.cost.activation_bytes > beside) {
+      std::ostringstream text;
+      text << "memory: activations of " << row.cost.activation_bytes << " bytes, twice, do not fit the " << beside
+           << " bytes that --memory leaves beside the arena";
+      throw Error(text.str());
+    }
+    // Only then can a piece be larger than the arena.
+    if (row.cost.weight_bytes + row.cost.kv_bytes > static_cast<double>(arena_bytes_)) row.prepare();
+    rows_.push_back(std::move(row));
+  } catch (const Error& error) {
+    skip(name, error.what());
+  }
+}
+
+Arena& Suite::arena() {
+  if (!arena_) arena_ = std::make_unique<Arena>(arena_bytes_, selection_.seed);
+  return *arena_;
+}
+
+Row& Suite::row(const std::string& name) {
+  return *std::find_if(rows_.begin(), rows_.end(), [&](const Row& row) { return row.name.text() == name; });
+}
+
+// Google Benchmark calls a row's function several times in a row: inputs stay until another row needs the memory.
+Subject& Suite::ready(Row& row) {
+  omp_set_num_threads(count(row.threads));
+  if (ready_row_ != &row) {
+    ready_row_ = nullptr;
+    ready_.reset();
+    const int64_t taken = arena().taken();
+    ready_ = row.prepare();
+    row.reads_arena = arena().taken() > taken;
+    ready_row_ = &row;
+  }
+  return *ready_;
+}
+
+const Verification& Suite::verify(Row& row) {
+  Subject& subject = ready(row);
+  if (!row.verification) row.verification = subject.verify(selection_.seed);
+  return *row.verification;
+}
+
+void Suite::time(Row& row, benchmark::State& state) {
+  if (interrupted()) return state.SkipWithError(kInterrupted);
+  Subject& subject = ready(row);
+  const Verification& verification = verify(row);
+  if (!verification.failure.empty()) return state.SkipWithError(verification.failure.c_str());
+
+  for (auto _ : state) {
+    if (interrupted()) {
+      state.SkipWithError(kInterrupted);
+      break;
+    }
+    subject.iterate();
+  }
+
+  using benchmark::Counter;
+  const Cost& cost = row.cost;
+  const Machine& ruler = machines_.at({row.threads, row.impl});
+  const double ideal = row.parts.empty() ? ideal_seconds(cost, ruler) : ideal_seconds(row.parts, ruler);
+  // Rates are per second of real time and per iteration; the rest is as it is.
+  const auto rate = [&](const char* name, double per_iteration) {
+    state.counters[name] = Counter(per_iteration, Counter::kIsIterationInvariantRate);
+  };
+  for (const auto& [name, value] : row.counters) state.counters[name] = value;
+  state.counters["flops"] = cost.flops;
+  state.counters["bytes_weights"] = cost.weight_bytes;
+  state.counters["bytes_kv"] = cost.kv_bytes;
+  state.counters["bytes_activations"] = cost.activation_bytes;
+  state.counters["exps"] = cost.exps;
+  state.counters["intensity"] = cost.intensity();
+  state.counters["working_set_bytes"] =
+      row.reads_arena ? static_cast<double>(arena_bytes_) + cost.activation_bytes : cost.bytes();
+  state.counters["cold"] = row.reads_arena && cold_;
+  state.counters["threads_used"] = count(row.threads);
+  state.counters["bound"] = memory_bound(cost, ruler);
+  state.counters["err"] = verification.err;
+  rate("gflops", cost.flops * 1e-9);
+  rate("gbs", cost.bytes() * 1e-9);
+  rate("roof", ideal);
+  if (row.tokens > 0) state.SetItemsProcessed(state.iterations() * static_cast<int64_t>(row.tokens));
+}
+
+void Suite::measure_machines() {
+  machines_[{Threads::all, best_impl()}];
+  for (const Row& row : rows_) machines_[{row.threads, row.impl}];
+  for (auto& [on, machine] : machines_) machine = measure_machine(on.first, on.second);
+}
+
+Machine Suite::measure_machine(Threads threads, Impl impl) {
+  return measure(count(threads), impl, arena(), selection_.profile == Profile::smoke ? 0.02 : 0.25);
+}
+
+void Suite::register_rows(bool own_min_time, bool own_repetitions) {
+  for (Row& row : rows_) {
+    auto* bench =
+        benchmark::RegisterBenchmark(row.name.text().c_str(), [this, &row](benchmark::State& state) { time(row, state); });
+    bench->UseRealTime()->MeasureProcessCPUTime()->Unit(benchmark::kMicrosecond);
+    if (own_min_time) bench->MinTime(min_time(selection_));
+    if (own_repetitions) bench->Repetitions(static_cast<int>(selection_.repetitions));
+  }
+}
+
+}  // namespace mmb

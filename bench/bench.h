@@ -1,0 +1,276 @@
+// From an op, a model and a shape to benchmark rows: verify -> time -> counters. One row is one kernel, in one type, on one
+// number of threads. Rows are collected by Suite::add, which the <op>_bench.cpp files call, and are then listed, verified or
+// timed.
+#pragma once
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+
+#include "mmb/accounting.h"
+#include "mmb/compare.h"
+#include "mmb/machine.h"
+#include "mmb/model.h"
+#include "mmb/moe_experts.h"
+#include "mmb/random.h"
+#include "mmb/sequences.h"
+#include "selection.h"
+
+namespace mmb {
+
+// The parts of op/algo/dtype/impl/model/key:value.../threads:n, always all there.
+struct RowName {
+  std::string op, algo, dtype, impl, model, key, threads;
+  std::string text() const { return op + '/' + algo + '/' + dtype + '/' + impl + '/' + model + '/' + key + "/threads:" + threads; }
+};
+
+struct Verification {
+  double err = 0;       // largest error of the outputs, each relative to its tensor's largest expected value
+  std::string failure;  // what is wrong; empty: nothing
+};
+
+// Runs the kernel once and compares with the reference: all of the output where that takes less than `budget` seconds, else
+// its last unit, its first, and seeded others until the budget is used up.
+template <class Op, auto Reference>
+Verification verify(const Kernel<Op>& kernel, const typename Op::Shape& shape, typename Op::Problem& problem, uint64_t seed,
+                    double budget = 0.2);
+
+// A row made ready: inputs in memory, kernel chosen.
+class Subject {
+ public:
+  virtual ~Subject() = default;
+  virtual void iterate() = 0;  // one cold run
+  virtual Verification verify(uint64_t seed) = 0;
+};
+
+struct Row {
+  RowName name;
+  Impl impl = Impl::reference;
+  Threads threads = Threads::all;
+  bool reads_arena = false;  // weights or caches, cold in every iteration
+  Cost cost;
+  std::vector<Cost> parts;                 // of a composite: its ops'
+  int64_t tokens = 0;                      // per iteration
+  std::map<std::string, double> counters;  // those that the shape alone decides
+  std::function<std::unique_ptr<Subject>()> prepare;
+  std::optional<Verification> verification;  // of the latest run
+};
+
+// What each profile times of one dimension.
+template <class T>
+struct ByProfile {
+  std::vector<T> smoke, quick, full;
+};
+
+class Suite {
+ public:
+  explicit Suite(Selection selection);
+
+  // For the bench files. The command line's choice where there is one, else the profile's.
+  void for_each_model(const ByProfile<std::string>& names, const std::function<void(const Model&)>& add_rows);
+  // What the command line selected, if anything, else what the profile times.
+  template <class T>
+  std::vector<T> choose(const std::vector<T>& selected, const ByProfile<T>& values) const {
+    if (!selected.empty()) return selected;
+    if (selection_.profile == Profile::smoke) return values.smoke;
+    // What a name does not say (a routing) is any that there is.
+    return selection_.profile == Profile::full || !selection_.row.empty() ? values.full : values.quick;
+  }
+  std::vector<int64_t> batches(const ByProfile<int64_t>& values) const { return choose(selection_.batches, values); }
+  std::vector<int64_t> contexts(const ByProfile<int64_t>& values) const { return choose(selection_.contexts, values); }
+  std::vector<int64_t> new_tokens(const ByProfile<int64_t>& values) const { return choose(selection_.new_tokens, values); }
+  // The shortest sequence's context in a batch: 0 where all are alike, and uneven ones.
+  std::vector<int64_t> shortest(int64_t batch, int64_t new_tokens, int64_t context) const;
+
+  // Every selected kernel of Op at this shape. The headline algo is timed with threads:1 too.
+  template <class Op, auto Reference>
+  void add(const Model& model, const typename Op::Shape& shape, std::string_view headline = "");
+
+  // Calls the bench files of the selected ops, in the order of ops.h. Throws where nothing is left to run.
+  void add_rows();
+  std::vector<Row>& rows() { return rows_; }
+  // Rows that are not run, and why.
+  const std::vector<std::pair<std::string, std::string>>& skipped() const { return skipped_; }
+
+  // Verifies a row (once: the result stays with it).
+  const Verification& verify(Row& row);
+  Row& row(const std::string& name);
+  // The rulers of all rows: the machine on their threads, with their instructions.
+  void measure_machines();
+  const std::map<std::pair<Threads, Impl>, Machine>& machines() const { return machines_; }
+  Machine measure_machine(Threads threads, Impl impl);
+  int count(Threads threads) const { return threads == Threads::one ? 1 : all_threads_; }
+  // Hands every row to Google Benchmark; time and repetitions are ours to set unless its own flags say them.
+  void register_rows(bool own_min_time = true, bool own_repetitions = true);
+
+  const Selection& selection() const { return selection_; }
+  int64_t arena_bytes() const { return arena_bytes_; }
+
+ private:
+  std::vector<Threads> threads(bool headline) const;
+  bool selected(const std::string& name) const;
+  void push(Row row);
+  void skip(const std::string& name, const std::string& reason) { skipped_.emplace_back(name, reason); }
+  Subject& ready(Row& row);
+  void time(Row& row, benchmark::State& state);
+  Arena& arena();
+
+  Selection selection_;
+  int64_t memory_, arena_bytes_;
+  bool cold_;  // the arena is several times the caches
+  int all_threads_;
+  std::string op_;  // whose bench file is adding rows
+  std::unique_ptr<Arena> arena_;
+  std::map<std::pair<Threads, Impl>, Machine> machines_;
+  std::vector<Model> models_;  // the command line's
+  std::vector<Row> rows_;
+  std::set<std::string> names_;
+  std::vector<std::pair<std::string, std::string>> skipped_;
+  const Row* ready_row_ = nullptr;
+  std::unique_ptr<Subject> ready_;
+};
+
+// The model of the ruler's rows, `none`.
+Model no_model();
+// A model as attention over keys and values can run it: itself, or an MLA model's counterfactuals.
+std::vector<Model> with_dense_cache(const Model& model);
+
+// The signal that asked the run to stop, or 0; rows that have not been timed yet are then left out.
+int interrupted();
+void stop_on_signals();
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+namespace detail {
+
+// Outputs of several units, tensor by tensor.
+inline void append(std::vector<Output>& all, std::vector<Output> some) {
+  if (all.empty()) {
+    all = std::move(some);
+    return;
+  }
+  for (size_t i = 0; i < all.size(); ++i)
+    all[i].values.insert(all[i].values.end(), some.at(i).values.begin(), some.at(i).values.end());
+}
+
+Verification compare_outputs(const std::vector<Output>& actual, const std::vector<Output>& expected, bool intact);
+
+inline double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+template <class Op, auto Reference>
+class OpSubject : public Subject {
+ public:
+  OpSubject(const Kernel<Op>& kernel, const typename Op::Shape& shape, DType dtype, Arena& arena, uint64_t seed)
+      : kernel_(kernel), shape_(shape), problem_(shape, dtype, kernel.algo, arena, seed) {}
+  void iterate() override {
+    problem_.next();
+    kernel_.run(shape_, problem_.args());
+  }
+  Verification verify(uint64_t seed) override { return mmb::verify<Op, Reference>(kernel_, shape_, problem_, seed); }
+
+ private:
+  Kernel<Op> kernel_;
+  typename Op::Shape shape_;
+  typename Op::Problem problem_;
+};
+
+// New tokens of one iteration; 0 for an op that knows no tokens.
+template <class Op>
+int64_t tokens(const typename Op::Shape& shape) {
+  if constexpr (requires { shape.tokens; }) return shape.tokens;
+  if constexpr (requires { shape.batch * shape.new_tokens; }) return shape.batch * shape.new_tokens;
+  if constexpr (requires { shape.router; }) return shape.router.tokens;
+  if constexpr (requires { shape.moe_layer; }) return Op::units(shape);
+  return 0;
+}
+
+// Tokens in the caches that one iteration reads; 0 for an op that reads none.
+template <class Shape>
+int64_t cached_tokens(const Shape& shape) {
+  if constexpr (requires { shape.shortest; }) return Batch(shape.batch, shape.new_tokens, shape.context, shape.shortest).cached();
+  if constexpr (requires { shape.mla_layer; }) return shape.mla_layer.batch ? cached_tokens(shape.mla_layer) : cached_tokens(shape.attention_layer);
+  return 0;
+}
+
+// The experts that one iteration touches; 0 for an op without any.
+template <class Shape>
+int64_t experts_touched(const Shape& shape) {
+  if constexpr (std::is_same_v<Shape, MoeExperts::Shape>)
+    return shape.tokens ? MoeExperts::load(shape, MoeExperts::route(shape)).experts_touched : 0;
+  if constexpr (requires { shape.router; }) return experts_touched(shape.experts);
+  if constexpr (requires { shape.moe_layer; }) return experts_touched(shape.moe_layer.experts);
+  return 0;
+}
+
+}  // namespace detail
+
+template <class Op, auto Reference>
+Verification verify(const Kernel<Op>& kernel, const typename Op::Shape& shape, typename Op::Problem& problem, uint64_t seed,
+                    double budget) {
+  kernel.run(shape, problem.args());
+  const int64_t units = Op::units(shape);
+  const auto start = std::chrono::steady_clock::now();
+  std::vector<Output> actual, expected;
+  const auto check = [&](Range range) {
+    Reference(shape, problem.expected(), range);
+    for (int64_t unit = range.begin; unit < range.end; ++unit) {
+      detail::append(actual, problem.outputs(problem.args(), unit));
+      detail::append(expected, problem.outputs(problem.expected(), unit));
+    }
+  };
+  check({units - 1, units});
+  if (detail::seconds_since(start) * static_cast<double>(units) <= budget) {
+    check({0, units - 1});
+  } else {
+    for (uint64_t i = 0; detail::seconds_since(start) < budget; ++i) {
+      const auto unit = i == 0 ? 0 : static_cast<int64_t>(uniform(seed, i) * static_cast<double>(units));
+      check({unit, unit + 1});
+    }
+  }
+  return detail::compare_outputs(actual, expected, problem.intact());
+}
+
+template <class Op, auto Reference>
+void Suite::add(const Model& model, const typename Op::Shape& shape, std::string_view headline) {
+  static_assert(Operator<Op>);
+  try {
+    for (const Kernel<Op>& kernel : Op::kernels()) {
+      if (std::find(selection_.impls.begin(), selection_.impls.end(), kernel.impl) == selection_.impls.end()) continue;
+      for (DType dtype : selection_.dtypes) {
+        for (Threads threads : threads(kernel.algo == headline)) {
+          Row row;
+          row.name = {Op::name, kernel.algo, mmb::name(dtype), mmb::name(kernel.impl), model.name, Op::key(shape),
+                      threads == Threads::one ? "1" : "all"};
+          if (!selected(row.name.text())) continue;
+          row.impl = kernel.impl;
+          row.threads = threads;
+          row.cost = Op::cost(shape, dtype, kernel.algo);
+          if constexpr (requires { Op::parts(shape, dtype); }) row.parts = Op::parts(shape, dtype);
+          if constexpr (requires { Op::parts(shape, dtype, kernel.algo); }) row.parts = Op::parts(shape, dtype, kernel.algo);
+          row.tokens = detail::tokens<Op>(shape);
+          if (model.base) row.counters["params_delta"] = static_cast<double>(params_delta(model));
+          if (const int64_t cached = detail::cached_tokens(shape))
+            row.counters["kv_bytes_per_token"] = row.cost.kv_bytes / static_cast<double>(cached);
+          if (const int64_t experts = detail::experts_touched(shape)) row.counters["experts_touched"] = static_cast<double>(experts);
+          if constexpr (requires { Op::useful_flops(shape); })
+            if (Op::useful_flops(shape) != row.cost.flops) row.counters["useful_flops"] = Op::useful_flops(shape);
+          row.prepare = [this, kernel, shape, dtype] {
+            return std::make_unique<detail::OpSubject<Op, Reference>>(kernel, shape, dtype, arena(), selection_.seed);
+          };
+          push(std::move(row));
+        }
+      }
+    }
+  } catch (const Error& error) {
+    skip(std::string(Op::name) + "/.../" + model.name, error.what());
+  }
+}
+
+}  // namespace mmb

@@ -1,0 +1,286 @@
+// The command line. Exit status: 0 fine, 1 a wrong result, 2 bad input, 128 + signal when interrupted.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <ctime>
+#include <iostream>
+
+#include "account.h"
+#include "context.h"
+#include "reporter.h"
+#include "verdict.h"
+
+namespace mmb {
+namespace {
+
+constexpr int kWrongResult = 1, kBadInput = 2;
+
+// Flags as typed; empty: not given.
+struct Flags {
+  std::string profile = "quick", models, batches, contexts, new_tokens, dtypes, threads, impls, ops, filter, row, memory;
+  std::string min_time, repetitions, seed = "1", out, alias;
+  bool verdict = false;
+};
+
+struct AccountFlags {
+  std::string context = "4096", batch = "1", dtype = "bf16", cache_dtype = "bf16", format = "table";
+};
+
+void add_selection_flags(CLI::App& command, Flags& flags) {
+  command.add_option("--profile", flags.profile, "what is timed where no flag says: smoke, quick or full")->capture_default_str();
+  command.add_option("--op", flags.ops, "only these ops: mla_decode,moe_experts");
+  command.add_option("--model", flags.models, "names or config.json files: DeepSeek-V3,DeepSeek-V3~gqa8,./my/config.json");
+  command.add_option("--batch", flags.batches, "sequences (tokens of an FFN): 1,2,4 or 1..8 or 1..128*2");
+  command.add_option("--context", flags.contexts, "tokens in the cache; of a prefill, before its new tokens: 1k..16k*2");
+  command.add_option("--new-tokens", flags.new_tokens, "new tokens of each sequence of a prefill: 1..256*4");
+  command.add_option("--dtype", flags.dtypes, "storage of weights and caches: bf16,f32 (default bf16)");
+  command.add_option("--threads", flags.threads, "1, all or both (default all, and 1 for the headline rows)");
+  command.add_option("--impl", flags.impls, "instruction-set levels, or reference (default " + std::string(name(best_impl())) + ")");
+  command.add_option("--filter", flags.filter, "only the rows in whose name this regular expression is found");
+  command.add_option("--row", flags.row, "exactly this row, whatever the profile: a name that list prints");
+  command.add_option("--memory", flags.memory, "bytes the run may use: 4G, 512Mi (default 2Gi; full: up to 8Gi)");
+  command.add_option("--seed", flags.seed, "seed of all inputs")->capture_default_str();
+}
+
+Selection selection_of(const Flags& flags) {
+  Selection selection;
+  selection.profile = parse_profile(flags.profile);
+  if (!flags.ops.empty()) selection.ops = parse_words("--op", flags.ops);
+  if (!flags.models.empty()) selection.models = parse_words("--model", flags.models);
+  if (!flags.batches.empty()) selection.batches = parse_counts("--batch", flags.batches, 1);
+  if (!flags.contexts.empty()) selection.contexts = parse_counts("--context", flags.contexts, 0);
+  if (!flags.new_tokens.empty()) selection.new_tokens = parse_counts("--new-tokens", flags.new_tokens, 1);
+  if (!flags.dtypes.empty())
+    selection.dtypes = parse_dtypes(flags.dtypes);
+  else if (selection.profile == Profile::smoke)
+    selection.dtypes = {DType::f32, DType::bf16};
+  if (!flags.threads.empty()) selection.threads = parse_threads(flags.threads);
+  if (!flags.impls.empty()) selection.impls = parse_impls(flags.impls);
+  if (!flags.filter.empty()) selection.filter = parse_regex("--filter", flags.filter);
+  if (!flags.row.empty()) select_row(selection, flags.row);
+  if (!flags.memory.empty()) selection.memory = parse_bytes("--memory", flags.memory);
+  if (!flags.min_time.empty()) selection.min_time = parse_seconds("--min-time", flags.min_time);
+  if (!flags.repetitions.empty()) selection.repetitions = parse_integer("--repetitions", flags.repetitions, 1, 1000);
+  selection.seed = static_cast<uint64_t>(parse_integer("--seed", flags.seed, 0, INT64_MAX));
+  return selection;
+}
+
+void print_skipped(const Suite& suite, std::ostream& out) {
+  for (const auto& [row, reason] : suite.skipped()) out << "skipped " << row << ": " << reason << '\n';
+}
+
+std::string default_file() {
+  const std::time_t now = std::time(nullptr);
+  char text[64];
+  std::strftime(text, sizeof text, "results/%Y%m%dT%H%M%SZ.json", std::gmtime(&now));
+  return text;
+}
+
+bool given(const std::vector<std::string>& google_flags, const std::string& flag) {
+  return std::any_of(google_flags.begin(), google_flags.end(),
+                     [&](const std::string& text) { return text.compare(0, flag.size(), flag) == 0; });
+}
+
+// The machine in two lines.
+std::string header(const Context& context, const Machine& machine) {
+  std::ostringstream text;
+  text << context.at("mmb.cpu_model") << ", " << machine.threads << " threads, " << name(machine.impl) << ", last-level cache "
+       << short_number(static_cast<double>(last_level_cache_bytes())) << "B\n"
+       << "peaks measured now: " << short_number(machine.flops_per_second) << "FLOP/s in f32, "
+       << short_number(machine.bytes_per_second) << "B/s from memory";
+  return text.str();
+}
+
+// Rows and reasons, or models, one after the other in one string of the context.
+std::string facts(const Suite& suite) {
+  std::string text;
+  for (const auto& [row, reason] : suite.skipped()) text += (text.empty() ? "" : "; ") + row + ": " + reason;
+  return text;
+}
+
+int run(const Flags& flags, const std::vector<std::string>& command_line, const std::vector<std::string>& google_flags) {
+  Suite suite(selection_of(flags));
+  suite.add_rows();
+  stop_on_signals();
+  suite.measure_machines();
+  std::vector<Machine> machines;
+  for (const auto& [on, machine] : suite.machines()) machines.push_back(machine);
+  const Machine& best = suite.machines().at({Threads::all, best_impl()});
+  Context context = run_context({.profile = flags.profile,
+                                 .seed = suite.selection().seed,
+                                 .argv = command_line,
+                                 .alias = flags.alias,
+                                 .impl = suite.rows().front().impl,
+                                 .threads = suite.count(Threads::all)},
+                                machines);
+  context["mmb.arena_bytes"] = std::to_string(suite.arena_bytes());
+  context["mmb.skipped"] = facts(suite);
+  Reporter reporter(suite, flags.out.empty() ? default_file() : flags.out, header(context, best));
+  reporter.set_context(context);
+  suite.register_rows(!given(google_flags, "--benchmark_min_time"), !given(google_flags, "--benchmark_repetitions"));
+  benchmark::RunSpecifiedBenchmarks(&reporter);
+  if (!interrupted()) finish_context(context, best, suite.measure_machine(Threads::all, best.impl));
+  reporter.set_context(context);
+  reporter.write();
+
+  print_skipped(suite, std::cerr);
+  std::cerr << reporter.results().size() << " rows in " << reporter.file().string() << '\n';
+  if (interrupted()) {
+    std::cerr << "bench_mla: interrupted: the file holds the rows that finished\n";
+    return 128 + interrupted();
+  }
+  if (flags.verdict) print_verdict(reporter.results(), std::cout);
+  if (reporter.wrong() == 0) return 0;
+  std::cerr << "bench_mla: " << reporter.wrong() << " of " << reporter.results().size() << " rows gave a wrong result\n";
+  return kWrongResult;
+}
+
+int verify(const Flags& flags) {
+  Suite suite(selection_of(flags));
+  suite.add_rows();
+  stop_on_signals();
+  int status = 0;
+  for (Row& row : suite.rows()) {
+    if (interrupted()) return 128 + interrupted();
+    const Verification& verification = suite.verify(row);
+    std::cout << (verification.failure.empty() ? "ok    " : "WRONG ") << row.name.text() << "  err " << verification.err;
+    if (!verification.failure.empty()) {
+      std::cout << "  " << verification.failure;
+      status = kWrongResult;
+    }
+    std::cout << std::endl;
+  }
+  print_skipped(suite, std::cerr);
+  return status;
+}
+
+int list(const Flags& flags) {
+  Suite suite(selection_of(flags));
+  suite.add_rows();
+  for (const Row& row : suite.rows()) std::cout << row.name.text() << '\n';
+  print_skipped(suite, std::cerr);
+  return 0;
+}
+
+int print_machine() {
+  Suite suite({});
+  stop_on_signals();
+  suite.measure_machines();
+  std::vector<Machine> machines = {suite.measure_machine(Threads::one, best_impl()), suite.machines().begin()->second};
+  RunFacts run;
+  run.threads = suite.count(Threads::all);
+  for (const auto& [key, value] : run_context(run, machines))
+    std::cout << key.substr(4) << std::string(key.size() < 44 ? 44 - key.size() : 1, ' ') << value << '\n';
+  return 0;
+}
+
+int print_account(const Flags& flags, const AccountFlags& account_flags) {
+  AccountOptions options;
+  options.context = parse_integer("--context", account_flags.context, 0, int64_t{1} << 40);
+  options.batch = parse_integer("--batch", account_flags.batch, 1, int64_t{1} << 40);
+  options.dtype = account_flags.dtype;
+  options.cache_dtype = account_flags.cache_dtype;
+  if (account_flags.format != "table" && account_flags.format != "json")
+    throw Error("--format: expected table or json, got '" + account_flags.format + "'");
+  std::vector<Account> accounts;
+  for (const std::string& spec : flags.models.empty() ? bundled_models() : parse_words("--model", flags.models))
+    accounts.push_back(account(load_model(spec), options));
+  std::cout << (account_flags.format == "json" ? account_json(accounts) : account_table(accounts));
+  return 0;
+}
+
+// Flags for Google Benchmark itself; the rest have an equal here, or would turn our file into another.
+std::vector<std::string> take_google_flags(std::vector<std::string>& arguments) {
+  static const char* const kPassed[] = {"filter", "min_time", "min_warmup_time", "repetitions", "enable_random_interleaving",
+                                        "context", "perf_counters", "v"};
+  std::vector<std::string> taken, left;
+  for (const std::string& argument : arguments) {
+    const std::string prefix = "--benchmark_";
+    if (argument.compare(0, prefix.size(), prefix) != 0) {
+      left.push_back(argument);
+      continue;
+    }
+    const std::string flag = argument.substr(prefix.size(), argument.find('=') - prefix.size());
+    if (std::find(std::begin(kPassed), std::end(kPassed), flag) == std::end(kPassed) ||
+        argument.find('=') == std::string::npos) {
+      std::string expected;
+      for (const char* passed : kPassed) expected += (expected.empty() ? "" : ", ") + std::string(passed);
+      throw Error(argument + ": expected --benchmark_FLAG=VALUE, FLAG any of " + expected);
+    }
+    taken.push_back(argument);
+  }
+  arguments = left;
+  return taken;
+}
+
+void initialize_google(const std::vector<std::string>& flags) {
+  std::vector<char*> argv = {const_cast<char*>("bench_mla")};
+  for (const std::string& flag : flags) argv.push_back(const_cast<char*>(flag.c_str()));
+  int argc = static_cast<int>(argv.size());
+  benchmark::Initialize(&argc, argv.data());
+  if (argc > 1) throw Error(std::string(argv[1]) + ": expected a value that Google Benchmark takes");
+}
+
+int main(std::vector<std::string> arguments) {
+  std::vector<std::string> command_line = arguments;
+  command_line.insert(command_line.begin(), "bench_mla");
+  const std::vector<std::string> google_flags = take_google_flags(arguments);
+  initialize_google(google_flags);
+  // Without a command: the quick profile, then what it says.
+  const bool asks = !arguments.empty() && (arguments[0] == "-h" || arguments[0] == "--help" || arguments[0] == "--version");
+  if (arguments.empty() || (arguments[0][0] == '-' && !asks)) arguments.insert(arguments.begin(), {"run", "--verdict"});
+
+  Flags flags;
+  AccountFlags account_flags;
+  CLI::App app(
+      "Times dense attention, multi-head latent attention and mixture-of-experts layers of real models on this machine.\n"
+      "Without a command: run, the quick profile, and then the verdict in words.",
+      "bench_mla");
+  app.set_version_flag("--version", "bench_mla " MMB_VERSION);
+  app.require_subcommand(1);
+  app.footer("A command's own flags: bench_mla run --help");
+  CLI::App* run_command = app.add_subcommand("run", "verify and time rows; write them to a file");
+  CLI::App* account_command = app.add_subcommand("account", "parameters, KV bytes and FLOPs of models: exact, no timing");
+  CLI::App* machine_command = app.add_subcommand("machine", "the measured peaks of this machine, and its topology");
+  CLI::App* verify_command = app.add_subcommand("verify", "check every selected kernel against its reference");
+  CLI::App* list_command = app.add_subcommand("list", "the rows that run would time, and what is skipped and why");
+  for (CLI::App* command : {run_command, verify_command, list_command}) add_selection_flags(*command, flags);
+  run_command->add_option("--out", flags.out, "the result file (default results/<time>.json)");
+  run_command->add_option("--alias", flags.alias, "what the file calls this machine (default: nothing)");
+  run_command->add_option("--repetitions", flags.repetitions, "times that each row is measured (default 1)");
+  run_command->add_option("--min-time", flags.min_time, "seconds that a measurement lasts at least (default: the profile's)");
+  run_command->add_flag("--verdict", flags.verdict, "say in words what the rows show");
+  run_command->footer("Flags of Google Benchmark are passed on: --benchmark_enable_random_interleaving=true");
+  account_command->add_option("--model", flags.models, "names or config.json files (default: all bundled models)");
+  account_command->add_option("--context", account_flags.context, "tokens in the cache")->capture_default_str();
+  account_command->add_option("--batch", account_flags.batch, "sequences of a decode step")->capture_default_str();
+  account_command->add_option("--dtype", account_flags.dtype, "of the weights: bf16, fp8 ... or native")->capture_default_str();
+  account_command->add_option("--cache-dtype", account_flags.cache_dtype, "of the KV cache")->capture_default_str();
+  account_command->add_option("--format", account_flags.format, "table or json")->capture_default_str();
+
+  try {
+    std::reverse(arguments.begin(), arguments.end());  // the order that CLI11 takes a vector in
+    app.parse(arguments);
+  } catch (const CLI::Success& request) {  // --help, --version
+    return app.exit(request);
+  } catch (const CLI::ParseError& error) {
+    throw Error(error.what());
+  }
+  if (account_command->parsed()) return print_account(flags, account_flags);
+  if (machine_command->parsed()) return print_machine();
+  if (verify_command->parsed()) return verify(flags);
+  if (list_command->parsed()) return list(flags);
+  return run(flags, command_line, google_flags);
+}
+
+}  // namespace
+}  // namespace mmb
+
+int main(int argc, char** argv) {
+  try {
+    return mmb::main({argv + 1, argv + argc});
+  } catch (const mmb::Error& error) {
+    std::cerr << "bench_mla: " << error.what() << '\n';
+    return mmb::kBadInput;
+  }
+}

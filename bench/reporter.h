@@ -1,0 +1,57 @@
+// What becomes of the rows: lines on the console, and one file in Google Benchmark's JSON format.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "bench.h"
+
+namespace mmb {
+
+// A row that has been run.
+struct Result {
+  RowName name;
+  double seconds = 0;  // per iteration; of several repetitions, the middle one's, counters too
+  std::map<std::string, double> counters;
+  std::string error;  // what was wrong; empty: nothing
+};
+
+// Writes results as they come. Google's own reporters are not used: 1.7.1 appends to names, writes NaN bare, warns of
+// Debian's debug build of the library (the timing loop is inlined from ours), and leaves a broken file when it is stopped.
+// Here the file is rewritten, through a temporary one, after every row, so that it is valid at any time and its context can
+// change until the end.
+class Reporter : public benchmark::BenchmarkReporter {
+ public:
+  Reporter(Suite& suite, std::filesystem::path file, std::string header);
+
+  void set_context(const std::map<std::string, std::string>& facts);
+  const std::vector<Result>& results() const { return results_; }
+  const std::filesystem::path& file() const { return file_; }
+  // Rows whose result was wrong.
+  int64_t wrong() const;
+  void write() const;
+
+  bool ReportContext(const Context& context) override;
+  void ReportRuns(const std::vector<Run>& runs) override;
+
+ private:
+  void print(const Result& result) const;
+  void print_progress() const;
+
+  Suite& suite_;
+  std::filesystem::path file_;
+  std::string header_;
+  nlohmann::ordered_json context_ = nlohmann::ordered_json::object();
+  std::vector<nlohmann::ordered_json> runs_;
+  std::vector<Result> results_;
+  size_t name_width_ = 0;
+  bool stdout_is_terminal_, stderr_is_terminal_;
+  std::chrono::steady_clock::time_point start_;
+};
+
+// 3 significant digits and a decimal prefix: 1.23k, 45.6M.
+std::string short_number(double value);
+std::string short_time(double seconds);
+
+}  // namespace mmb

@@ -1,0 +1,190 @@
+#include "selection.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+
+namespace mmb {
+namespace {
+
+constexpr int64_t kMost = int64_t{1} << 30;  // of a count: products of a few still fit 64 bits
+constexpr size_t kMostValues = 4096;
+
+std::vector<std::string> split(const std::string& text, char separator) {
+  std::vector<std::string> parts(1);
+  for (char c : text) {
+    if (c == separator)
+      parts.emplace_back();
+    else
+      parts.back() += c;
+  }
+  return parts;
+}
+
+// The whole of `text` as a whole number; false for anything else.
+bool to_integer(std::string_view text, int64_t& value) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return error == std::errc() && end == text.data() + text.size();
+}
+
+bool to_count(std::string text, int64_t least, int64_t& value) {
+  int64_t unit = 1;
+  if (!text.empty() && (text.back() == 'k' || text.back() == 'K')) {
+    unit = 1024;
+    text.pop_back();
+  }
+  if (!to_integer(text, value) || value < 0 || value > kMost / unit) return false;
+  value *= unit;
+  return value >= least;
+}
+
+template <class T>
+void append_once(std::vector<T>& list, const T& value) {
+  if (std::find(list.begin(), list.end(), value) == list.end()) list.push_back(value);
+}
+
+// Names one by one; `find` returns false for a word that it does not know.
+template <class T, class Find>
+std::vector<T> parse_list(const std::string& flag, const std::string& text, const std::string& expected, Find find) {
+  std::vector<T> values;
+  for (const std::string& word : split(text, ',')) {
+    T value{};
+    if (!find(word, value)) throw Error(flag + ": expected " + expected + ", got '" + word + "'");
+    append_once(values, value);
+  }
+  return values;
+}
+
+}  // namespace
+
+Profile parse_profile(const std::string& text) {
+  if (text == "smoke") return Profile::smoke;
+  if (text == "quick") return Profile::quick;
+  if (text == "full") return Profile::full;
+  throw Error("--profile: expected smoke, quick or full, got '" + text + "'");
+}
+
+std::vector<std::string> parse_words(const std::string& flag, const std::string& text) {
+  return parse_list<std::string>(flag, text, "names, separated by commas",
+                                 [](const std::string& word, std::string& value) { return !(value = word).empty(); });
+}
+
+std::vector<DType> parse_dtypes(const std::string& text) {
+  return parse_list<DType>("--dtype", text, "bf16 or f32, separated by commas", [](const std::string& word, DType& value) {
+    for (DType dtype : {DType::f32, DType::bf16})
+      if (word == name(dtype)) return value = dtype, true;
+    return false;
+  });
+}
+
+std::vector<Impl> parse_impls(const std::string& text) {
+  std::string expected = "reference";
+#define MMB_NAME(LEVEL, ...) expected += std::string(", ") + name(Impl::LEVEL);
+  MMB_LEVELS(MMB_NAME)
+#undef MMB_NAME
+  return parse_list<Impl>("--impl", text, "any of " + expected, [](const std::string& word, Impl& value) {
+    if (word == "reference") return value = Impl::reference, true;
+#define MMB_MATCH(LEVEL, ...) \
+  if (word == name(Impl::LEVEL)) return value = Impl::LEVEL, true;
+    MMB_LEVELS(MMB_MATCH)
+#undef MMB_MATCH
+    return false;
+  });
+}
+
+std::vector<Threads> parse_threads(const std::string& text) {
+  return parse_list<Threads>("--threads", text, "1, all or both", [](const std::string& word, Threads& value) {
+    value = word == "1" ? Threads::one : Threads::all;
+    return word == "1" || word == "all";
+  });
+}
+
+std::regex parse_regex(const std::string& flag, const std::string& text) {
+  try {
+    return std::regex(text, std::regex::ECMAScript | std::regex::optimize);
+  } catch (const std::regex_error&) {
+    throw Error(flag + ": expected a regular expression, got '" + text + "'");
+  }
+}
+
+std::vector<int64_t> parse_counts(const std::string& flag, const std::string& text, int64_t least) {
+  std::vector<int64_t> values;
+  for (const std::string& item : split(text, ',')) {
+    const auto fail = [&] {
+      return Error(flag + ": expected whole numbers from " + std::to_string(least) + " to " + std::to_string(kMost) +
+                   ", as 1,2,4 or 1..8 or 1k..16k*2 (" + std::to_string(kMostValues) + " at most), got '" + item + "'");
+    };
+    const size_t dots = item.find(".."), star = item.find('*');
+    int64_t first = 0, last = 0, factor = 0;
+    if (!to_count(item.substr(0, dots), least, first)) throw fail();
+    if (dots == std::string::npos) {
+      last = first;
+    } else {
+      if (!to_count(item.substr(dots + 2, star == std::string::npos ? star : star - dots - 2), least, last)) throw fail();
+      if (star != std::string::npos && (!to_integer(item.substr(star + 1), factor) || factor < 2 || first == 0))
+        throw fail();
+      if (last < first) throw fail();
+    }
+    for (int64_t value = first; value <= last; value = factor ? value * factor : value + 1) {
+      append_once(values, value);
+      if (values.size() > kMostValues) throw fail();
+    }
+  }
+  return values;
+}
+
+int64_t parse_integer(const std::string& flag, const std::string& text, int64_t least, int64_t most) {
+  int64_t value = 0;
+  if (!to_integer(text, value) || value < least || value > most)
+    throw Error(flag + ": expected a whole number from " + std::to_string(least) + " to " + std::to_string(most) + ", got '" +
+                text + "'");
+  return value;
+}
+
+double parse_seconds(const std::string& flag, const std::string& text) {
+  double value = 0;
+  const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (failed != std::errc() || end != text.data() + text.size() || !(value > 0 && value <= 3600))
+    throw Error(flag + ": expected seconds, more than 0 and at most 3600, got '" + text + "'");
+  return value;
+}
+
+int64_t parse_bytes(const std::string& flag, const std::string& text) {
+  const Error error(flag + ": expected bytes, as 2000000000 or 4G (1e9) or 512Mi (2^20), got '" + text + "'");
+  double number = 0;
+  const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (failed != std::errc()) throw error;
+  std::string unit(end, text.data() + text.size());
+  if (!unit.empty() && unit.back() == 'B') unit.pop_back();
+  const double step = unit.size() == 2 && unit[1] == 'i' ? 1024 : 1000;
+  if (unit.size() > 1 && step == 1000) throw error;
+  const size_t power = unit.empty() ? 0 : std::string("KMGT").find(static_cast<char>(std::toupper(unit[0]))) + 1;
+  if (!unit.empty() && power == 0) throw error;  // npos + 1
+  const double bytes = number * std::pow(step, static_cast<double>(power));
+  if (!(bytes >= 1 && bytes <= 0x1p60)) throw error;
+  return static_cast<int64_t>(bytes);
+}
+
+void select_row(Selection& selection, const std::string& name) {
+  const Error error("--row: expected a name that `bench_mla list` prints, op/algo/dtype/impl/model/key:value.../threads:n, got '" +
+                    name + "'");
+  const std::vector<std::string> parts = split(name, '/');
+  if (parts.size() < 7) throw error;
+  selection.row = name;
+  selection.ops = {parts[0]};
+  selection.dtypes = parse_dtypes(parts[2]);
+  selection.impls = parse_impls(parts[3]);
+  if (selection.models.empty() && parts[4] != "none") selection.models = {parts[4]};
+  for (size_t i = 5; i < parts.size(); ++i) {
+    const size_t colon = parts[i].find(':');
+    if (colon == std::string::npos) throw error;
+    const std::string key = parts[i].substr(0, colon), value = parts[i].substr(colon + 1);
+    const auto longest = [&] { return value.substr(value.find("..") == std::string::npos ? 0 : value.find("..") + 2); };
+    if (key == "threads") selection.threads = parse_threads(value);
+    if (key == "batch" || key == "tokens") selection.batches = parse_counts("--row: " + key, value, 1);
+    if (key == "ctx" || key == "past") selection.contexts = parse_counts("--row: " + key, longest(), 0);
+    if (key == "q") selection.new_tokens = parse_counts("--row: " + key, value, 1);
+  }
+}
+
+}  // namespace mmb

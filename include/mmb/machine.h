@@ -1,0 +1,40 @@
+// Machine: the ruler. What this machine reaches now, on so many threads and with one level's instructions, measured by
+// the ops fma_peak and stream_read; and the one place where a Cost becomes seconds. Giga is 1e9.
+#pragma once
+
+#include "mmb/kernel.h"
+
+namespace mmb {
+
+inline constexpr double kGiga = 1e9;
+
+struct Machine {
+  // The slowest and the fastest burst.
+  struct Extremes {
+    double min = 0, max = 0;
+  };
+
+  Impl impl = Impl::reference;
+  int threads = 0;
+  double flops_per_second = 0;  // medians
+  double bytes_per_second = 0;
+  Extremes flops_extremes, bytes_extremes;  // per second too
+};
+
+// Short bursts of arithmetic and of reading the arena, in turn, so that both see the same minute; `seconds` in all, and
+// five of each at the least. Called at the start and at the end of a run, it shows whether the machine drifted. The
+// reference has no instructions of its own: it is held against the best level. Throws where this CPU does not run
+// `impl`.
+Machine measure(int threads, Impl impl, Arena& arena, double seconds = 0.25);
+
+// An op's ideal time is the larger of its two: arithmetic and memory traffic overlap perfectly.
+double ideal_seconds(const Cost& cost, const Machine& machine);
+// The traffic takes longer than the arithmetic.
+bool memory_bound(const Cost& cost, const Machine& machine);
+
+// Ops in a row do not overlap with each other: a composite's ideal is the sum of its parts'. Its overlap bound lets
+// them, and is the larger of the sums.
+double ideal_seconds(std::span<const Cost> parts, const Machine& machine);
+double overlap_bound(std::span<const Cost> parts, const Machine& machine);
+
+}  // namespace mmb

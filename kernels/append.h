@@ -1,0 +1,44 @@
+// The append of new keys, values or latents to a cache: rounded to the cache's type, each token at the slot after its
+// sequence's cached tokens.
+#pragma once
+
+#include "mmb/sequences.h"
+#include "simd.h"
+#include "team.h"
+
+namespace mmb {
+namespace MMB_IMPL {
+namespace {
+
+template <class T>
+MMB_OP void append_row(const float* x, int64_t width, T* row) {
+  int64_t i = 0;
+  for (; i + kLanes <= width; i += kLanes) store(row + i, load(x + i));
+  if (i < width) store_partial(row + i, load_partial(x + i, width - i), width - i);
+}
+
+// x [N, heads, width] into cache [B, heads, capacity, width]. The team shares the tokens; the caller puts the barrier.
+template <class T>
+MMB_OP void append(const Sequences& sequences, const float* x, int64_t heads, int64_t width, T* cache,
+                   int64_t capacity) {
+  const Share tokens = share(sequences.first[sequences.batch]);
+  int64_t b = 0;
+  for (int64_t n = tokens.begin; n < tokens.end; ++n) {
+    while (n >= sequences.first[b + 1]) ++b;
+    const int64_t slot = sequences.context[b] - (sequences.first[b + 1] - n);
+    for (int64_t h = 0; h < heads; ++h)
+      append_row(x + (n * heads + h) * width, width, cache + ((b * heads + h) * capacity + slot) * width);
+  }
+}
+
+MMB_OP void append(const Sequences& sequences, const float* x, int64_t heads, int64_t width, void* cache, DType dtype,
+                   int64_t capacity) {
+  if (dtype == DType::f32)
+    append(sequences, x, heads, width, static_cast<float*>(cache), capacity);
+  else
+    append(sequences, x, heads, width, static_cast<bf16*>(cache), capacity);
+}
+
+}  // namespace
+}  // namespace MMB_IMPL
+}  // namespace mmb

@@ -1,0 +1,166 @@
+#include "../reference.h"
+
+#include "mmb/decoder_layer.h"
+#include "mmb/random.h"
+#include "mmb/rms_norm.h"
+
+namespace mmb {
+
+std::span<const Kernel<DecoderLayer>> DecoderLayer::kernels() {
+  static constexpr Kernel<DecoderLayer> list[] = {
+      {"composed", Impl::reference, reference::run<DecoderLayer, reference::decoder_layer<double>>},
+      MMB_KERNEL(DecoderLayer, "composed", decoder_layer)};
+  return list;
+}
+
+namespace {
+
+bool is_dense(const DecoderLayer::Shape& s) {
+  return s.attention == DecoderLayer::Attention::dense;
+}
+
+const char* name(DecoderLayer::Attention attention) {
+  switch (attention) {
+    case DecoderLayer::Attention::dense:
+      return "dense";
+    case DecoderLayer::Attention::absorbed:
+      return "absorbed";
+    case DecoderLayer::Attention::expanded:
+      return "expanded";
+  }
+  return "unknown";
+}
+
+int64_t hidden_size(const DecoderLayer::Shape& s) {
+  return is_dense(s) ? s.attention_layer.hidden_size : s.mla_layer.hidden_size;
+}
+
+}  // namespace
+
+DecoderLayer::Shape DecoderLayer::shape(const Model& model, int64_t layer, int64_t batch, int64_t new_tokens,
+                                        int64_t context, int64_t shortest) {
+  const int64_t window = model.layers.at(static_cast<size_t>(layer)).sliding_window;
+  MMB_REQUIRE(window == 0 || context <= window, model.file << ": sliding_window " << window << ", context " << context);
+  Shape s{};
+  if (model.is_mla()) {
+    s.mla_layer = MlaLayer::shape(model, batch, new_tokens, context, shortest);
+    const auto flops = [&](const char* algo) { return MlaLayer::cost(s.mla_layer, DType::f32, algo).flops; };
+    s.attention = flops("absorbed") <= flops("expanded") ? Attention::absorbed : Attention::expanded;
+  } else {
+    s.attention_layer = AttentionLayer::shape(model, batch, new_tokens, context, shortest);
+    s.attention = Attention::dense;
+  }
+  if (model.is_moe_layer(layer)) {
+    s.moe_layer = MoeLayer::shape(model, batch * new_tokens);
+    s.ffn = Ffn::moe;
+  } else {
+    s.dense_ffn = DenseFfn::shape(model, layer, batch * new_tokens);
+    s.ffn = Ffn::dense;
+  }
+  return s;
+}
+
+std::string DecoderLayer::key(const Shape& shape) {
+  return (is_dense(shape) ? AttentionLayer::key(shape.attention_layer) : MlaLayer::key(shape.mla_layer)) +
+         "/attention:" + mmb::name(shape.attention) + "/ffn:" + (shape.ffn == Ffn::moe ? "moe" : "dense");
+}
+
+int64_t DecoderLayer::units(const Shape& shape) {
+  return is_dense(shape) ? AttentionLayer::units(shape.attention_layer) : MlaLayer::units(shape.mla_layer);
+}
+
+std::vector<Cost> DecoderLayer::parts(const Shape& shape, DType dtype) {
+  const Cost norm = RmsNorm::cost({units(shape), hidden_size(shape)}, dtype, "");
+  std::vector<Cost> parts = is_dense(shape) ? AttentionLayer::parts(shape.attention_layer, dtype)
+                                            : MlaLayer::parts(shape.mla_layer, dtype, mmb::name(shape.attention));
+  parts.insert(parts.end(), {norm, norm});
+  if (shape.ffn == Ffn::dense) {
+    parts.push_back(DenseFfn::cost(shape.dense_ffn, dtype, ""));
+  } else {
+    parts.push_back(MoeRouter::cost(shape.moe_layer.router, dtype, ""));
+    parts.push_back(MoeExperts::cost(shape.moe_layer.experts, dtype, ""));
+  }
+  return parts;
+}
+
+Cost DecoderLayer::cost(const Shape& shape, DType dtype, std::string_view) {
+  Cost sum;
+  for (const Cost& part : parts(shape, dtype)) sum = sum + part;
+  return sum;
+}
+
+DecoderLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view, Arena& arena, uint64_t seed)
+    : shape_(shape) {
+  const int64_t N = units(shape), H = hidden_size(shape);
+  int64_t attended;  // the columns of W_o
+  if (is_dense(shape)) {
+    attention_layer_.emplace(shape.attention_layer, dtype, "", arena, seed);
+    attended = attention_layer_->args().o.cols;
+  } else {
+    mla_layer_.emplace(shape.mla_layer, dtype, mmb::name(shape.attention), arena, seed);
+    attended = mla_layer_->args().o.cols;
+  }
+  if (shape.ffn == Ffn::dense) {
+    MMB_REQUIRE(shape.dense_ffn.tokens == N && shape.dense_ffn.hidden_size == H, name << ": FFN of another shape");
+    dense_ffn_.emplace(shape.dense_ffn, dtype, "", arena, seed + 10);
+  } else {
+    MMB_REQUIRE(shape.moe_layer.router.tokens == N && shape.moe_layer.router.hidden_size == H,
+                name << ": MoE of another shape");
+    moe_layer_.emplace(shape.moe_layer, dtype, "", arena, seed + 10);
+  }
+
+  // The FFN is to see about the tokens of its own Problem, whose routing does not hang on rounding. So these are the
+  // input, at a size of 16 times what attention adds (values of the arena's size through W_o), and the norm after
+  // attention has one weight, which gives them their size back. Attention is given the size that its Problem has.
+  x_ = Buffer<float>(N * H);
+  const float* tokens = dense_ffn_ ? dense_ffn_->args().x : moe_layer_->args().x;
+  double squares = 0;
+  for (int64_t i = 0; i < N * H; ++i) squares += static_cast<double>(tokens[i]) * tokens[i];
+  const double size = std::sqrt(squares / static_cast<double>(N * H));
+  const double shrink = 16 * Arena::kRms * Arena::kRms * std::sqrt(static_cast<double>(attended)) / size;
+  for (int64_t i = 0; i < N * H; ++i) x_[i] = static_cast<float>(shrink * tokens[i]);
+  input_norm_ = Buffer<float>(H);
+  fill_normal(input_norm_, seed + 20, 1 / std::sqrt(static_cast<double>(H)));
+  post_norm_ = Buffer<float>(H);
+  for (float& weight : post_norm_) weight = static_cast<float>(size);
+  y_ = Buffer<float>(N * H);
+  expected_ = Buffer<float>(N * H);
+  args_.x = x_.data();
+  args_.input_norm = input_norm_.data();
+  args_.post_norm = post_norm_.data();
+  args_.eps = 1e-6f;
+  args_.y = y_.data();
+  collect();
+}
+
+void DecoderLayer::Problem::collect() {
+  if (attention_layer_) args_.attention_layer = attention_layer_->args();
+  if (mla_layer_) args_.mla_layer = mla_layer_->args();
+  if (dense_ffn_) args_.dense_ffn = dense_ffn_->args();
+  if (moe_layer_) args_.moe_layer = moe_layer_->args();
+}
+
+void DecoderLayer::Problem::next() {
+  if (attention_layer_) attention_layer_->next();
+  if (mla_layer_) mla_layer_->next();
+  if (dense_ffn_) dense_ffn_->next();
+  if (moe_layer_) moe_layer_->next();
+  collect();
+}
+
+const DecoderLayer::Args& DecoderLayer::Problem::expected() const {
+  expected_args_ = args_;
+  if (attention_layer_) expected_args_.attention_layer = attention_layer_->expected();
+  if (mla_layer_) expected_args_.mla_layer = mla_layer_->expected();
+  expected_args_.y = expected_.data();
+  return expected_args_;
+}
+
+std::vector<Output> DecoderLayer::Problem::outputs(const Args& args, int64_t unit) const {
+  const int64_t H = hidden_size(shape_);
+  const float* y = args.y + unit * H;
+  const double tolerance = attention_layer_ ? attention_layer_->tolerance() : mla_layer_->tolerance();
+  return {{"y", {y, y + H}, tolerance}};
+}
+
+}  // namespace mmb

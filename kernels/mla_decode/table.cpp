@@ -1,0 +1,131 @@
+#include <cmath>
+
+#include "../reference.h"
+#include "mmb/mla_prefill.h"
+#include "mmb/random.h"
+
+namespace mmb {
+
+// To expand the latents for one new token or for many is one kernel.
+std::span<const Kernel<MlaDecode>> MlaDecode::kernels() {
+  static constexpr auto kReference = reference::run<MlaDecode, reference::mla_decode<double>>;
+  static constexpr Kernel<MlaDecode> list[] = {
+      {"absorbed", Impl::reference, kReference},
+      {"expanded", Impl::reference, kReference},
+      {"reexpanded", Impl::reference, reference::run<MlaDecode, reference::mla_prefill_expanded<double>>},
+      MMB_KERNEL(MlaDecode, "absorbed", mla_decode_absorbed)  //
+      MMB_KERNEL(MlaDecode, "expanded", mla_decode_expanded)  //
+      MMB_KERNEL(MlaDecode, "reexpanded", mla_prefill_expanded)};
+  return list;
+}
+
+MlaDecode::Shape MlaDecode::shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context,
+                                  int64_t shortest) {
+  return {.batch = batch,
+          .new_tokens = new_tokens,
+          .context = context,
+          .shortest = shortest,
+          .num_attention_heads = model.need(&Model::num_attention_heads),
+          .kv_lora_rank = model.need(&Model::kv_lora_rank),
+          .qk_nope_head_dim = model.need(&Model::qk_nope_head_dim),
+          .qk_rope_head_dim = model.need(&Model::qk_rope_head_dim),
+          .v_head_dim = model.need(&Model::v_head_dim)};
+}
+
+std::string MlaDecode::key(const Shape& shape) {
+  return "batch:" + std::to_string(shape.batch) + "/q:" + std::to_string(shape.new_tokens) +
+         "/ctx:" + length_key(shape.context, shape.shortest);
+}
+
+Cost MlaDecode::cost(const Shape& shape, DType dtype, std::string_view algo) {
+  const Batch batch(shape.batch, shape.new_tokens, shape.context, shape.shortest);
+  const auto N = static_cast<double>(batch.tokens()), T = static_cast<double>(batch.cached()),
+             P = static_cast<double>(batch.attended()), size = static_cast<double>(size_of(dtype)),
+             nh = static_cast<double>(shape.num_attention_heads), R = static_cast<double>(shape.kv_lora_rank),
+             dn = static_cast<double>(shape.qk_nope_head_dim), D = static_cast<double>(shape.qk_rope_head_dim),
+             dv = static_cast<double>(shape.v_head_dim);
+  const double weights = nh * R * (dn + dv);
+  Cost cost{.activation_bytes = 4 * N * nh * (dn + D + dv), .exps = nh * P};
+  if (algo == "expanded") {
+    cost.flops = useful_flops(shape);
+    cost.kv_bytes = T * nh * (dn + D + dv) * size;
+  } else {
+    cost.flops =
+        algo == "absorbed" ? 2 * nh * (2 * R + D) * P + 2 * N * weights : useful_flops(shape) + 2 * T * weights;
+    cost.weight_bytes = weights * size;
+    cost.kv_bytes = T * (R + D) * size;
+  }
+  return cost;
+}
+
+double MlaDecode::useful_flops(const Shape& shape) {
+  const Batch batch(shape.batch, shape.new_tokens, shape.context, shape.shortest);
+  const int64_t dims = shape.qk_nope_head_dim + shape.qk_rope_head_dim + shape.v_head_dim;
+  return 2 * static_cast<double>(shape.num_attention_heads * dims) * static_cast<double>(batch.attended());
+}
+
+namespace {
+
+const MlaDecode::Shape& checked(const MlaDecode::Shape& s) {
+  MMB_REQUIRE(s.num_attention_heads > 0 && s.kv_lora_rank > 0 && s.qk_nope_head_dim > 0 && s.qk_rope_head_dim > 0 &&
+                  s.v_head_dim > 0,
+              "multi-head latent attention: num_attention_heads "
+                  << s.num_attention_heads << ", kv_lora_rank " << s.kv_lora_rank << ", qk_nope_head_dim "
+                  << s.qk_nope_head_dim << ", qk_rope_head_dim " << s.qk_rope_head_dim << ", v_head_dim "
+                  << s.v_head_dim);
+  return s;
+}
+
+}  // namespace
+
+MlaDecode::Problem::Problem(const Shape& shape, DType dtype, std::string_view algo, Arena& arena, uint64_t seed)
+    : shape_(checked(shape)),
+      arena_(arena),
+      expanded_(algo == "expanded"),
+      batch_(shape.batch, shape.new_tokens, shape.context, shape.shortest),
+      q_(batch_.tokens() * shape.num_attention_heads * (shape.qk_nope_head_dim + shape.qk_rope_head_dim)),
+      out_(batch_.tokens() * shape.num_attention_heads * shape.v_head_dim),
+      expected_(out_.size()) {
+  const int64_t R = shape.kv_lora_rank, dn = shape.qk_nope_head_dim, D = shape.qk_rope_head_dim;
+  // Cached values and weights have rms 0.0275, so an expanded key of dn dims has 0.0275^2 sqrt(R): scores of deviation 2.
+  const double rms = 0.0275, nope = expanded_ ? rms : rms * rms * std::sqrt(static_cast<double>(R));
+  const double score = std::sqrt(nope * nope * static_cast<double>(dn) + rms * rms * static_cast<double>(D));
+  const double scale = 1 / std::sqrt(static_cast<double>(dn + D));
+  fill_normal(q_, seed, 2 / (score * scale));
+  const bool transposed = algo == "absorbed";
+  args_ = {.sequences = batch_.view(),
+           .q = q_.data(),
+           .cache = nullptr,
+           .k = nullptr,
+           .v = nullptr,
+           .cache_dtype = dtype,
+           .capacity = shape.context,
+           .w_uk = {nullptr, dtype, transposed, dn, R},
+           .w_uv = {nullptr, dtype, false, shape.v_head_dim, R},
+           .scale = static_cast<float>(scale),
+           .out = out_.data()};
+  next();
+}
+
+void MlaDecode::Problem::next() {
+  const int64_t nh = shape_.num_attention_heads, R = shape_.kv_lora_rank, D = shape_.qk_rope_head_dim;
+  const int64_t rows = shape_.batch * shape_.context, size = size_of(args_.cache_dtype);
+  if (expanded_) {
+    args_.k = arena_.take(rows * nh * (shape_.qk_nope_head_dim + D) * size);
+    args_.v = arena_.take(rows * nh * shape_.v_head_dim * size);
+  } else {
+    args_.cache = arena_.take(rows * (R + D) * size);
+    args_.w_uk.data = arena_.take(nh * args_.w_uk.bytes());
+    args_.w_uv.data = arena_.take(nh * args_.w_uv.bytes());
+  }
+  expected_args_ = args_;
+  expected_args_.out = expected_.data();
+}
+
+std::vector<Output> MlaDecode::Problem::outputs(const Args& args, int64_t unit) const {
+  const float* out = args.out + unit * shape_.v_head_dim;
+  // As in attention.cpp, behind products over the latent.
+  return {{"out", {out, out + shape_.v_head_dim}, 128 * 0x1p-24}};
+}
+
+}  // namespace mmb

@@ -1,0 +1,149 @@
+#include "../reference.h"
+
+#include "mmb/linear.h"
+#include "mmb/mla_layer.h"
+#include "mmb/mla_prefill.h"
+#include "mmb/mla_project.h"
+#include "mmb/random.h"
+
+namespace mmb {
+namespace {
+
+MlaDecode::Shape attention_shape(const MlaLayer::Shape& s) {
+  return {s.batch,        s.new_tokens,       s.context,          s.shortest,  s.num_attention_heads,
+          s.kv_lora_rank, s.qk_nope_head_dim, s.qk_rope_head_dim, s.v_head_dim};
+}
+
+const MlaLayer::Shape& checked(const MlaLayer::Shape& s) {
+  MMB_REQUIRE(s.hidden_size > 0 && s.num_attention_heads > 0 && s.q_lora_rank >= 0,
+              "mla_layer: hidden_size " << s.hidden_size << ", num_attention_heads " << s.num_attention_heads
+                                        << ", q_lora_rank " << s.q_lora_rank);
+  MMB_REQUIRE(s.kv_lora_rank > 0 && s.qk_nope_head_dim > 0 && s.qk_rope_head_dim > 0 && s.qk_rope_head_dim % 2 == 0 &&
+                  s.v_head_dim > 0,
+              "mla_layer: kv_lora_rank " << s.kv_lora_rank << ", qk_nope_head_dim " << s.qk_nope_head_dim
+                                         << ", qk_rope_head_dim " << s.qk_rope_head_dim << ", v_head_dim "
+                                         << s.v_head_dim);
+  return s;
+}
+
+}  // namespace
+
+std::span<const Kernel<MlaLayer>> MlaLayer::kernels() {
+  static constexpr Kernel<MlaLayer> list[] = {
+      {"absorbed", Impl::reference, reference::run<MlaLayer, reference::mla_layer_absorbed<double>>},
+      MMB_KERNEL(MlaLayer, "absorbed", mla_layer_absorbed){
+          "expanded", Impl::reference, reference::run<MlaLayer, reference::mla_layer_expanded<double>>},
+      MMB_KERNEL(MlaLayer, "expanded", mla_layer_expanded)};
+  return list;
+}
+
+MlaLayer::Shape MlaLayer::shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context,
+                                int64_t shortest) {
+  MMB_REQUIRE(!model.attention_bias && !model.attention_output_bias, model.file << ": attention_bias");
+  return {.batch = batch,
+          .new_tokens = new_tokens,
+          .context = context,
+          .shortest = shortest,
+          .hidden_size = model.need(&Model::hidden_size),
+          .num_attention_heads = model.need(&Model::num_attention_heads),
+          .q_lora_rank = model.q_lora_rank,
+          .kv_lora_rank = model.need(&Model::kv_lora_rank),
+          .qk_nope_head_dim = model.need(&Model::qk_nope_head_dim),
+          .qk_rope_head_dim = model.need(&Model::qk_rope_head_dim),
+          .v_head_dim = model.need(&Model::v_head_dim)};
+}
+
+std::string MlaLayer::key(const Shape& shape) {
+  return shape.new_tokens == 1 ? MlaDecode::key(attention_shape(shape)) : MlaPrefill::key(attention_shape(shape));
+}
+
+std::vector<Cost> MlaLayer::parts(const Shape& shape, DType dtype, std::string_view algo) {
+  const MlaDecode::Shape attention = attention_shape(shape);
+  return {MlaProject::cost({shape.batch, shape.new_tokens, shape.context, shape.hidden_size, shape.num_attention_heads,
+                            shape.q_lora_rank, shape.kv_lora_rank, shape.qk_nope_head_dim, shape.qk_rope_head_dim},
+                           dtype, ""),
+          shape.new_tokens == 1 ? MlaDecode::cost(attention, dtype, algo == "expanded" ? "reexpanded" : algo)
+                                : MlaPrefill::cost(attention, dtype, algo),
+          Linear::cost({units(shape), shape.num_attention_heads * shape.v_head_dim, shape.hidden_size}, dtype, "")};
+}
+
+Cost MlaLayer::cost(const Shape& shape, DType dtype, std::string_view algo) {
+  Cost sum;
+  for (const Cost& part : parts(shape, dtype, algo)) sum = sum + part;
+  return sum;
+}
+
+MlaLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view algo, Arena& arena, uint64_t seed)
+    : shape_(checked(shape)),
+      arena_(arena),
+      batch_(shape.batch, shape.new_tokens, shape.context, shape.shortest),
+      x_(batch_.tokens() * shape.hidden_size),
+      q_a_norm_(shape.q_lora_rank),
+      kv_a_norm_(shape.kv_lora_rank),
+      y_(x_.size()),
+      expected_(x_.size()),
+      positions_(positions_of(batch_.view())),
+      inv_freq_(plain_inv_freq(shape.qk_rope_head_dim)),
+      cache_(arena, batch_.view(), 1, shape.context, shape.kv_lora_rank + shape.qk_rope_head_dim, dtype) {
+  const int64_t H = shape.hidden_size, Q = shape.q_lora_rank, R = shape.kv_lora_rank, nh = shape.num_attention_heads,
+                dn = shape.qk_nope_head_dim, D = shape.qk_rope_head_dim, dv = shape.v_head_dim;
+  // With inputs of this size new queries and latents have the deviation of the arena's values. The part of a score from
+  // the latents is a sum of dn * R products of three such values, that from the rope keys one of D products of two.
+  constexpr double kDeviation = Arena::kRms;
+  fill_normal(x_, seed, 1 / std::sqrt(static_cast<double>(H)));
+  fill_normal(q_a_norm_, seed + 1, 1 / std::sqrt(static_cast<double>(std::max<int64_t>(Q, 1))));
+  fill_normal(kv_a_norm_, seed + 2, kDeviation);
+  const double deviation =
+      std::hypot(std::pow(kDeviation, 3) * std::sqrt(dn * R), std::pow(kDeviation, 2) * std::sqrt(D));
+
+  const auto matrix = [&](int64_t rows, int64_t cols) { return Matrix{nullptr, dtype, false, rows, cols}; };
+  args_ = {.sequences = batch_.view(),
+           .x = x_.data(),
+           .positions = positions_.data(),
+           .q_a = matrix(Q, H),
+           .q_b = matrix(nh * (dn + D), Q > 0 ? Q : H),
+           .q_a_norm = q_a_norm_.data(),
+           .kv_a = matrix(R + D, H),
+           .kv_a_norm = kv_a_norm_.data(),
+           .eps = 1e-6f,
+           .inv_freq = inv_freq_.data(),
+           .attention_factor = 1.25,
+           .cache = nullptr,
+           .cache_dtype = dtype,
+           .capacity = shape.context,
+           .w_uk = {nullptr, dtype, algo == "absorbed", dn, R},
+           .w_uv = matrix(dv, R),
+           .scale = static_cast<float>(2 / deviation),
+           .o = matrix(H, nh * dv),
+           .y = y_.data()};
+  take();
+}
+
+void MlaLayer::Problem::take() {
+  for (Matrix* w : {&args_.q_a, &args_.q_b, &args_.kv_a, &args_.o}) w->data = arena_.take(w->bytes());
+  for (Matrix* w : {&args_.w_uk, &args_.w_uv}) w->data = arena_.take(shape_.num_attention_heads * w->bytes());
+  args_.cache = cache_.data();
+}
+
+void MlaLayer::Problem::next() {
+  cache_.next();
+  take();
+}
+
+const MlaLayer::Args& MlaLayer::Problem::expected() const {
+  expected_args_ = args_;
+  expected_args_.cache = cache_.copy();
+  expected_args_.y = expected_.data();
+  return expected_args_;
+}
+
+double MlaLayer::Problem::tolerance() const {
+  return layer_tolerance(args_.cache_dtype, std::min(shape_.kv_lora_rank, shape_.qk_rope_head_dim));
+}
+
+std::vector<Output> MlaLayer::Problem::outputs(const Args& args, int64_t unit) const {
+  const float* y = args.y + unit * shape_.hidden_size;
+  return {{"y", {y, y + shape_.hidden_size}, tolerance()}};
+}
+
+}  // namespace mmb

@@ -1,0 +1,83 @@
+// Bound: the multiply rate: R(dn+dv) FMAs per cached token and head to expand it, dn+D+dv per pair (V3: 131,072 and 320, so
+// expansion is half of the work at 400 query tokens).
+// Idea: attend.h with a loader that makes its blocks: the latents of kBlock tokens, laid out as the tokens of a product, times
+// W_UK[h] and W_UV[h]; the rope key is copied beside. 96 tokens x (192 + 128) f32 are 123 KB, in L2. All query rows of a head
+// are one tile, so that every block is expanded once for them.
+// Split: attend.h's, by pairs: heads, and blocks of a head where there are more threads than heads.
+#include "mmb/mla_prefill.h"
+
+#include "../attend.h"
+#include "../matmul.h"
+
+namespace mmb::MMB_IMPL {
+namespace {
+
+template <class T>
+struct Expand {
+  const T* cache;     // of the sequence
+  Matrix w_uk, w_uv;  // of the head
+  int64_t R, dn, D, dv;
+  float *packed, *widened, *k, *v;  // k and v begin as zeros: padding is read
+
+  [[gnu::noinline]] Block<float> wide(int64_t begin, int64_t count) const {
+    const T* latents = cache + begin * (R + D);
+    const int64_t k_stride = Cache<float>::copy_stride(dn + D), v_stride = Cache<float>::copy_stride(dv);
+    pack_columns(latents, R + D, nullptr, count, R, {0, padded_columns(R)}, packed);
+    matmul(packed, count, w_uk, {0, panel_count(w_uk)}, k, k_stride, widened);
+    matmul(packed, count, w_uv, {0, panel_count(w_uv)}, v, v_stride, widened);
+    for (int64_t t = 0; t < count; ++t)
+      for (int64_t i = 0; i < D; ++i) k[t * k_stride + dn + i] = to_float(latents[t * (R + D) + R + i]);
+    return {k, k_stride, v, v_stride};
+  }
+  MMB_OP Block<float> stored(int64_t begin, int64_t count) const { return wide(begin, count); }
+
+  MMB_OP Ahead ahead(int64_t begin, int64_t count) const {
+    return {{reinterpret_cast<const char*>(cache + begin * (R + D)), count * (R + D) * static_cast<int64_t>(sizeof(T))},
+            {nullptr, 0}};
+  }
+};
+
+template <class T>
+MMB_OP void attend_expanded(const MlaPrefill::Shape& shape, const MlaPrefill::Args& args) {
+  const int64_t nh = shape.num_attention_heads, R = shape.kv_lora_rank, dn = shape.qk_nope_head_dim,
+                D = shape.qk_rope_head_dim, dv = shape.v_head_dim;
+  Scratch scratch;
+  Expand<T> expand{nullptr,
+                   {},
+                   {},
+                   R,
+                   dn,
+                   D,
+                   dv,
+                   scratch.own<float>(packed_size(kBlock, R)),
+                   scratch.own<float>(kMatmulScratch),
+                   scratch.own<float>(kBlock * Cache<float>::copy_stride(dn + D)),
+                   scratch.own<float>(kBlock * Cache<float>::copy_stride(dv))};
+  memset(expand.k, 0, static_cast<size_t>(4 * kBlock * Cache<float>::copy_stride(dn + D)));
+  memset(expand.v, 0, static_cast<size_t>(4 * kBlock * Cache<float>::copy_stride(dv)));
+  int64_t rows = 1;
+  for (int64_t b = 0; b < args.sequences.batch; ++b) {
+    const int64_t n = args.sequences.first[b + 1] - args.sequences.first[b];
+    rows = n > rows ? n : rows;
+  }
+  attend({args.sequences, nh, nh, dn + D, dv, args.q, args.scale, args.out, rows}, [&](int64_t b, int64_t h) {
+    Expand<T> head = expand;
+    head.cache = static_cast<const T*>(args.cache) + b * args.capacity * (R + D);
+    head.w_uk = args.w_uk.nth(h);
+    head.w_uv = args.w_uv.nth(h);
+    return head;
+  });
+}
+
+}  // namespace
+
+void mla_prefill_expanded(const MlaPrefill::Shape& shape, const MlaPrefill::Args& args) noexcept {
+  team([&] {
+    if (args.cache_dtype == DType::f32)
+      attend_expanded<float>(shape, args);
+    else
+      attend_expanded<bf16>(shape, args);
+  });
+}
+
+}  // namespace mmb::MMB_IMPL

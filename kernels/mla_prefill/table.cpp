@@ -1,0 +1,42 @@
+#include "../reference.h"
+#include "mmb/mla_prefill.h"
+
+namespace mmb {
+
+namespace {
+
+// A prefill is a decode step of many tokens; "expanded" of a decode step is a cache that a prefill does not have.
+std::string_view decode_algo(std::string_view algo) {
+  return algo == "expanded" ? "reexpanded" : algo;
+}
+
+}  // namespace
+
+std::span<const Kernel<MlaPrefill>> MlaPrefill::kernels() {
+  static constexpr Kernel<MlaPrefill> list[] = {
+      {"absorbed", Impl::reference, reference::run<MlaPrefill, reference::mla_prefill<double>>},
+      {"expanded", Impl::reference, reference::run<MlaPrefill, reference::mla_prefill_expanded<double>>},
+      MMB_KERNEL(MlaPrefill, "absorbed", mla_decode_absorbed)  //
+      MMB_KERNEL(MlaPrefill, "expanded", mla_prefill_expanded)};
+  return list;
+}
+
+MlaPrefill::Shape MlaPrefill::shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t past) {
+  return MlaDecode::shape(model, batch, new_tokens, past + new_tokens);
+}
+
+std::string MlaPrefill::key(const Shape& shape) {
+  const int64_t n = shape.new_tokens;
+  const std::string shortest = shape.shortest ? std::to_string(shape.shortest - n) + ".." : "";
+  return "batch:" + std::to_string(shape.batch) + "/q:" + std::to_string(n) + "/past:" + shortest +
+         std::to_string(shape.context - n);
+}
+
+Cost MlaPrefill::cost(const Shape& shape, DType dtype, std::string_view algo) {
+  return MlaDecode::cost(shape, dtype, decode_algo(algo));
+}
+
+MlaPrefill::Problem::Problem(const Shape& shape, DType dtype, std::string_view algo, Arena& arena, uint64_t seed)
+    : MlaDecode::Problem(shape, dtype, decode_algo(algo), arena, seed) {}
+
+}  // namespace mmb

@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""Drives bench_mla as its users do: bench_mla_test.py BENCH_MLA SCHEMA [unittest arguments]"""
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+BENCH, SCHEMA = sys.argv[1:3]
+
+
+def run(*arguments, **options):
+    return subprocess.run([BENCH, *arguments], capture_output=True, text=True, timeout=300, **options)
+
+
+def refuse(constant):
+    raise ValueError(f"{constant} is not JSON")
+
+
+def load(path):
+    """NaN, Infinity and repeated keys are errors."""
+
+    def unique(pairs):
+        keys = [key for key, _ in pairs]
+        assert len(keys) == len(set(keys)), f"repeated key in {keys}"
+        return dict(pairs)
+
+    return json.loads(pathlib.Path(path).read_text(), parse_constant=refuse, object_pairs_hook=unique)
+
+
+class BenchMla(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.file = os.path.join(cls.folder.name, "new folder", "smoke.json")
+        cls.smoke = run("run", "--profile", "smoke", "--out", cls.file)
+        cls.result = load(cls.file)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
+    def path(self, name):
+        return os.path.join(self.folder.name, name)
+
+    def test_smoke_profile_ends_well(self):
+        self.assertEqual(self.smoke.returncode, 0, self.smoke.stderr)
+        rows = self.result["benchmarks"]
+        self.assertGreater(len(rows), 10)
+        self.assertEqual([row for row in rows if "error_occurred" in row], [])
+        # Piped, the console holds rows and nothing else.
+        lines = self.smoke.stdout.splitlines()
+        self.assertEqual([line.split()[0] for line in lines], [row["name"] for row in rows])
+        self.assertIn(self.file, self.smoke.stderr)
+        self.assertEqual(os.listdir(os.path.dirname(self.file)), ["smoke.json"])
+
+    def test_result_follows_the_schema(self):
+        try:
+            import jsonschema
+        except ImportError:
+            self.skipTest("python3-jsonschema is not installed: THE SCHEMA WAS NOT CHECKED")
+        schema = load(SCHEMA)
+        jsonschema.Draft7Validator.check_schema(schema)
+        jsonschema.validate(self.result, schema)
+        for spoil in (
+            lambda result: result.pop("context"),
+            lambda result: result["benchmarks"][0].update(err="small"),
+            lambda result: result["benchmarks"][0].update(name="linear"),
+            lambda result: result["benchmarks"][0].update(typo=1),
+            lambda result: result["context"].update({"mmb.seed": 1}),
+        ):
+            spoiled = json.loads(json.dumps(self.result))
+            spoil(spoiled)
+            with self.assertRaises(jsonschema.ValidationError):
+                jsonschema.validate(spoiled, schema)
+
+    def test_names_are_unique_and_equal_from_run_to_run(self):
+        names = [row["name"] for row in self.result["benchmarks"]]
+        self.assertEqual(len(names), len(set(names)))
+        listed = run("list", "--profile", "smoke")
+        self.assertEqual(listed.stdout.split(), names)
+
+    def test_counters_fit_together(self):
+        for row in self.result["benchmarks"]:
+            name = row["name"]
+            seconds = row["real_time"] * 1e-6
+            total = row["bytes_weights"] + row["bytes_kv"] + row["bytes_activations"]
+            self.assertAlmostEqual(row["gflops"] * seconds * 1e9, row["flops"], delta=1e-6 * row["flops"] + 1e-6, msg=name)
+            self.assertAlmostEqual(row["gbs"] * seconds * 1e9, total, delta=1e-6 * total, msg=name)
+            self.assertAlmostEqual(row["intensity"], row["flops"] / total, delta=1e-9 * row["intensity"], msg=name)
+            self.assertGreater(row["roof"], 0, name)
+
+    def test_google_compare_reads_it(self):
+        """What tools/compare.py of Google Benchmark takes from a file: gbench/util.py and gbench/report.py."""
+        for row in self.result["benchmarks"]:
+            for field in ("name", "run_name", "run_type", "iterations", "real_time", "cpu_time", "time_unit"):
+                self.assertIn(field, row)
+            self.assertEqual(row["run_type"], "iteration")
+            self.assertEqual(row["name"], row["run_name"])
+            self.assertIn(row["time_unit"], ("s", "ms", "us", "ns"))
+
+    def test_repetitions_are_kept_and_aggregates_dropped(self):
+        file = self.path("repetitions.json")
+        name = self.result["benchmarks"][-1]["name"]
+        outcome = run("run", "--profile", "smoke", "--row", name, "--repetitions", "3", "--out", file)
+        self.assertEqual(outcome.returncode, 0, outcome.stderr)
+        rows = load(file)["benchmarks"]
+        self.assertEqual([row["name"] for row in rows], [name] * 3)
+        self.assertEqual([row["repetition_index"] for row in rows], [0, 1, 2])
+        self.assertEqual(len(outcome.stdout.splitlines()), 1)
+
+    def test_google_flags_are_passed_on(self):
+        file = self.path("google.json")
+        outcome = run("run", "--profile", "smoke", "--op", "linear", "--benchmark_repetitions=2", "--out", file)
+        self.assertEqual(outcome.returncode, 0, outcome.stderr)
+        self.assertEqual({row["repetitions"] for row in load(file)["benchmarks"]}, {2})
+
+    def test_bad_input_is_one_sentence_and_status_2(self):
+        for arguments in (
+            ["frobnicate"],
+            ["run", "--nonsense"],
+            ["run", "--profile"],
+            ["run", "--profile", "fast"],
+            ["--profile", "fast"],
+            ["run", "--batch", "0"],
+            ["run", "--batch", "1", "--batch", "2"],
+            ["run", "--context", "1k..2k..4k"],
+            ["run", "--new-tokens", "many"],
+            ["run", "--dtype", "f16"],
+            ["run", "--threads", "2"],
+            ["run", "--impl", "sse"],
+            ["run", "--memory", "4X"],
+            ["run", "--memory", "1"],
+            ["run", "--seed", "-1"],
+            ["run", "--filter", "("],
+            ["run", "--filter", "nothing is called so"],
+            ["run", "--op", "teleport"],
+            ["run", "--row", "linear"],
+            ["run", "--row", "linear/panels/bf16/generic/DeepSeek-V3/tokens:1/no:thing/threads:all"],
+            ["run", "--model", "no-such-model"],
+            ["run", "--model", "/no/such/config.json"],
+            ["run", "--model", "tiny-mla-moe,tiny-mla-moe~x"],
+            ["run", "--repetitions", "0"],
+            ["run", "--min-time", "soon"],
+            ["run", "--profile", "smoke", "--out", "/proc/no/such.json"],
+            ["run", "--benchmark_out=x.json"],
+            ["run", "--benchmark_nonsense=1"],
+            ["run", "--benchmark_filter"],
+            ["account", "--format", "xml", "--model", "tiny-mla-moe"],
+            ["account", "--context", "-1"],
+            ["account", "--dtype", "f17", "--model", "tiny-mla-moe"],
+        ):
+            with self.subTest(arguments=arguments):
+                outcome = run(*arguments, cwd=self.folder.name)
+                self.assertEqual(outcome.returncode, 2, outcome.stderr)
+                self.assertEqual(outcome.stdout, "")
+                self.assertRegex(outcome.stderr, r"\Abench_mla: [^\n]+\n\Z")
+                flag = next((argument.split("=")[0] for argument in arguments if argument.startswith("--")), None)
+                if flag and flag != "--profile":
+                    named = outcome.stderr + " --filter" * ("no row matches" in outcome.stderr)
+                    self.assertTrue(flag in named or "--model" == flag, outcome.stderr)
+
+    def test_signals_leave_a_valid_file(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            file = self.path(f"interrupted{number}.json")
+            arguments = [BENCH, "run", "--profile", "smoke", "--min-time", "0.5", "--out", file]
+            process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            process.stdout.readline()  # one row is done
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=120)
+            self.assertEqual(process.returncode, 128 + number, errors)
+            self.assertIn("interrupted", errors)
+            rows = load(file)["benchmarks"]
+            self.assertGreaterEqual(len(rows), 1)
+            self.assertLess(len(rows), len(self.result["benchmarks"]))
+            self.assertEqual([row for row in rows if "error_occurred" in row], [])
+
+    def test_a_killed_run_leaves_a_valid_file(self):
+        file = self.path("killed.json")
+        arguments = [BENCH, "run", "--profile", "smoke", "--min-time", "0.2", "--out", file]
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        for _ in range(2):
+            process.stdout.readline()
+        time.sleep(0.05)
+        process.kill()
+        process.communicate()
+        self.assertGreaterEqual(len(load(file)["benchmarks"]), 2)
+
+    def test_verify_account_machine_and_help(self):
+        outcome = run("verify", "--profile", "smoke", "--filter", "linear|mla")
+        self.assertEqual(outcome.returncode, 0, outcome.stdout)
+        self.assertTrue(all(line.startswith("ok ") for line in outcome.stdout.splitlines()), outcome.stdout)
+        account = json.loads(run("account", "--model", "DeepSeek-V3", "--format", "json").stdout, parse_constant=refuse)
+        self.assertEqual(account["kv_bytes_per_token"], 70272)
+        self.assertIn("peak_gbs", run("machine").stdout)
+        for arguments in (["--help"], ["run", "--help"], ["--version"]):
+            outcome = run(*arguments)
+            self.assertEqual((outcome.returncode, outcome.stderr), (0, ""))
+
+    def test_what_cannot_run_is_said_and_not_timed(self):
+        outcome = run("list", "--memory", "64Mi", "--op", "linear,moe_router", "--model", "DeepSeek-V3")
+        self.assertIn("moe_router/", outcome.stdout)
+        self.assertNotIn("linear/", outcome.stdout)
+        self.assertRegex(outcome.stderr, r"skipped linear/[^\n]* 234881024 bytes")
+
+
+if __name__ == "__main__":
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]], verbosity=2)

@@ -1,0 +1,198 @@
+// The bench's own parts: a wrong kernel is caught whatever it does wrong, and flags say what they expected.
+#include "bench.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+
+namespace mmb {
+namespace {
+
+// y = 2x, by one kernel that is right and many that are not. A unit is a row.
+struct Double {
+  static constexpr const char* name = "double";
+  struct Shape {
+    int64_t rows, cols;
+  };
+  struct Args {
+    const float* x;
+    float* y;
+  };
+  static std::string key(const Shape& shape) { return "rows:" + std::to_string(shape.rows); }
+  static Cost cost(const Shape&, DType, std::string_view) { return {}; }
+  static int64_t units(const Shape& shape) { return shape.rows; }
+  static std::span<const Kernel<Double>> kernels() { return {}; }
+
+  class Problem {
+   public:
+    explicit Problem(const Shape& shape)
+        : cols_(shape.cols), x_(shape.rows * shape.cols), y_(x_.size()), expected_(x_.size()) {
+      fill_normal(x_, 7);
+      args_ = {x_.data(), y_.data()};
+      expected_args_ = {x_.data(), expected_.data()};
+    }
+    const Args& args() const { return args_; }
+    const Args& expected() const { return expected_args_; }
+    std::vector<Output> outputs(const Args& args, int64_t unit) const {
+      const float* y = args.y + unit * cols_;
+      return {{"y", {y, y + cols_}, 1e-6}};
+    }
+    void next() {}
+    bool intact() const { return y_.intact(); }
+
+   private:
+    int64_t cols_;
+    Buffer<float> x_, y_, expected_;
+    Args args_, expected_args_;
+  };
+};
+static_assert(Operator<Double>);
+
+void right(const Double::Shape& shape, const Double::Args& args) {
+  for (int64_t i = 0; i < shape.rows * shape.cols; ++i) args.y[i] = 2 * args.x[i];
+}
+
+void reference_double(const Double::Shape& shape, const Double::Args& args, Range rows) {
+  for (int64_t i = rows.begin * shape.cols; i < rows.end * shape.cols; ++i) args.y[i] = 2 * args.x[i];
+}
+
+// A reference so slow that only a sample can be checked.
+void slow_reference(const Double::Shape& shape, const Double::Args& args, Range rows) {
+  const auto start = std::chrono::steady_clock::now();
+  while (detail::seconds_since(start) < 1e-4 * static_cast<double>(rows.end - rows.begin)) {
+  }
+  reference_double(shape, args, rows);
+}
+
+constexpr Double::Shape kShape = {50, 8};
+
+template <auto Reference = reference_double>
+Verification verify_double(void (*kernel)(const Double::Shape&, const Double::Args&), Double::Shape shape = kShape, double budget = 10) {
+  Double::Problem problem(shape);
+  return verify<Double, Reference>({"algo", Impl::generic, kernel}, shape, problem, 1, budget);
+}
+
+TEST(Verify, ARightKernelPasses) {
+  const Verification verification = verify_double(right);
+  EXPECT_EQ(verification.failure, "");
+  EXPECT_EQ(verification.err, 0);
+}
+
+TEST(Verify, WrongKernelsFail) {
+  using Shape = Double::Shape;
+  using Args = Double::Args;
+  const auto fails = [](void (*kernel)(const Shape&, const Args&)) { return !verify_double(kernel).failure.empty(); };
+  EXPECT_TRUE(fails([](const Shape& s, const Args& a) { right(s, a), a.y[17] = std::numeric_limits<float>::quiet_NaN(); }));
+  EXPECT_TRUE(fails([](const Shape& s, const Args& a) { right(s, a), a.y[17] = std::numeric_limits<float>::infinity(); }));
+  EXPECT_TRUE(fails([](const Shape& s, const Args& a) { right(s, a), a.y[17] *= 1.001f; })) << "one element";
+  EXPECT_TRUE(fails([](const Shape& s, const Args& a) { right({s.rows - 1, s.cols}, a); })) << "dropped tail";
+  EXPECT_TRUE(fails([](const Shape&, const Args&) {})) << "zeros";
+  EXPECT_TRUE(fails([](const Shape& s, const Args& a) {
+    right(s, a);
+    for (int64_t i = 0; i < s.rows * s.cols; ++i) a.y[i] = -a.y[i];
+  })) << "sign";
+  EXPECT_TRUE(fails([](const Shape& s, const Args& a) {
+    right(s, a);
+    for (int64_t i = 0; i < s.cols; ++i) std::swap(a.y[i], a.y[s.cols + i]);
+  })) << "swapped rows";
+  EXPECT_TRUE(fails([](const Shape& s, const Args& a) { right(s, a), a.y[s.rows * s.cols] = 1; })) << "past the end";
+}
+
+TEST(Verify, SamplesOfALargeOutputHoldItsEndsAndItsMiddle) {
+  using Shape = Double::Shape;
+  using Args = Double::Args;
+  const Shape large = {10000, 8};  // a second in full, 50 ms in samples
+  const auto fails = [&](void (*kernel)(const Shape&, const Args&)) {
+    return !verify_double<slow_reference>(kernel, large, 0.05).failure.empty();
+  };
+  EXPECT_FALSE(fails(right));
+  EXPECT_TRUE(fails([](const Shape& s, const Args& a) { right(s, a), a.y[0] = 9; }));
+  EXPECT_TRUE(fails([](const Shape& s, const Args& a) { right(s, a), a.y[s.rows * s.cols - 1] = 9; }));
+  EXPECT_TRUE(fails([](const Shape& s, const Args& a) {
+    right(s, a);
+    for (int64_t i = s.rows / 3 * s.cols; i < s.rows / 2 * s.cols; ++i) a.y[i] = 0;
+  }));
+}
+
+TEST(Flags, Counts) {
+  const auto counts = [](const std::string& text) { return parse_counts("--context", text, 0); };
+  EXPECT_EQ(counts("1,2,4"), (std::vector<int64_t>{1, 2, 4}));
+  EXPECT_EQ(counts("3..6"), (std::vector<int64_t>{3, 4, 5, 6}));
+  EXPECT_EQ(counts("1k..16k*2"), (std::vector<int64_t>{1024, 2048, 4096, 8192, 16384}));
+  EXPECT_EQ(counts("0,1..100*10,10"), (std::vector<int64_t>{0, 1, 10, 100}));
+  for (const char* bad : {"", ",", "1,", "-1", "1.5", "1..", "..2", "4..1", "1..8*1", "1..8*", "0..8*2", "1 2", "k", "1x", "99999999999999999999",
+                          "2000000k", "1..1m", "1..100000"}) {
+    try {
+      counts(bad);
+      ADD_FAILURE() << "accepted '" << bad << "'";
+    } catch (const Error& error) {
+      EXPECT_EQ(std::string(error.what()).rfind("--context: expected ", 0), 0u) << error.what();
+    }
+  }
+  EXPECT_THROW(parse_counts("--batch", "0", 1), Error);
+}
+
+TEST(Flags, Bytes) {
+  const auto bytes = [](const std::string& text) { return parse_bytes("--memory", text); };
+  EXPECT_EQ(bytes("123"), 123);
+  EXPECT_EQ(bytes("4G"), 4000000000);
+  EXPECT_EQ(bytes("1.5GB"), 1500000000);
+  EXPECT_EQ(bytes("512Mi"), 512 << 20);
+  EXPECT_EQ(bytes("2GiB"), int64_t{2} << 30);
+  for (const char* bad : {"", "G", "-1", "0", "4X", "4iG", "4G4", "4 G", "nan", "inf", "1e300", "4Gix", "i", "4i"})
+    EXPECT_THROW(bytes(bad), Error) << bad;
+}
+
+TEST(Flags, WordsThatAreNotKnownAreRefused) {
+  EXPECT_THROW(parse_profile("fast"), Error);
+  EXPECT_THROW(parse_dtypes("f16"), Error);
+  EXPECT_THROW(parse_impls("avx2,"), Error);
+  EXPECT_THROW(parse_threads("2"), Error);
+  EXPECT_THROW(parse_regex("--filter", "("), Error);
+  EXPECT_THROW(parse_seconds("--min-time", "0"), Error);
+  EXPECT_THROW(parse_seconds("--min-time", "nan"), Error);
+  EXPECT_THROW(parse_integer("--seed", "1x", 0, 9), Error);
+}
+
+Suite suite_of(const std::string& row) {
+  Selection selection;
+  select_row(selection, row);
+  return Suite(std::move(selection));
+}
+
+TEST(Rows, ARowIsFoundByItsNameWhateverTheProfile) {
+  for (Profile profile : {Profile::smoke, Profile::full}) {
+    Selection selection;
+    selection.profile = profile;
+    selection.impls = {Impl::generic};
+    Suite all(selection);
+    all.add_rows();
+    ASSERT_FALSE(all.rows().empty());
+    for (size_t i = 0; i < all.rows().size(); i += 7) {
+      const std::string name = all.rows()[i].name.text();
+      Suite one = suite_of(name);
+      if (profile == Profile::smoke && all.rows()[i].name.model == "none") continue;  // sized for emulators
+      one.add_rows();
+      ASSERT_EQ(one.rows().size(), 1u) << name;
+      EXPECT_EQ(one.rows()[0].name.text(), name);
+    }
+  }
+}
+
+TEST(Rows, NamesHaveEveryPart) {
+  Selection selection;
+  selection.profile = Profile::smoke;
+  Suite suite(selection);
+  suite.add_rows();
+  for (const Row& row : suite.rows()) {
+    const RowName& name = row.name;
+    for (const std::string& part : {name.op, name.algo, name.dtype, name.impl, name.model}) {
+      EXPECT_FALSE(part.empty()) << name.text();
+      EXPECT_EQ(part.find('/'), std::string::npos) << name.text();
+    }
+    EXPECT_TRUE(std::regex_match(name.key, std::regex("([a-z_]+:[^/:]+)(/[a-z_]+:[^/:]+)*"))) << name.text();
+  }
+}
+
+}  // namespace
+}  // namespace mmb
