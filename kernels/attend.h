@@ -36,8 +36,12 @@ constexpr float kLowest = -1e30f;                      // a score that loses; fi
 template <class E>
 constexpr int kSpan = 4 / sizeof(E);
 
-MMB_OP void load_span(const float* p, Vec* v) { v[0] = load(p); }
-MMB_OP void load_span(const bf16* p, Vec* v) { load_columns(p, v[0], v[1]); }
+MMB_OP Vec load_part(const float* p, int) { return load(p); }
+MMB_OP Vec load_part(const bf16* p, int part) {
+  Vec even, odd;
+  load_columns(p, even, odd);
+  return part ? odd : even;
+}
 
 // Rows of consecutive tokens, readable up to whole spans; keys as if there were kBlock tokens, too, and finite there.
 template <class E>
@@ -173,23 +177,27 @@ template <int NV>
   }
 }
 
-// Dots: one vector of scores, lane r*T + j for row r (q: [R][dk]) and token j of T = kLanes / R. dk is whole spans.
+// Dots: one vector of scores, lane r*T + j for row r and token j of T = kLanes / R; q: [spans][parts][R][kLanes].
 template <class E, int R>
-[[gnu::noinline]] void dots(const float* q, int64_t dk, const E* k, int64_t k_stride, float* s, Prefetch fetch) {
+[[gnu::noinline]] void dots(const float* q, int64_t spans, const E* k, int64_t k_stride, float* s, Prefetch fetch) {
   constexpr int T = kLanes / R, kWidth = kSpan<E> * kLanes;
   Vec acc[kLanes] = {};
-  for (int64_t i = 0; i < dk; i += kWidth) {
+  for (int64_t i = 0; i < spans; ++i) {
     fetch(T * kWidth * static_cast<int>(sizeof(E)));
     MMB_UNROLL
-    for (int j = 0; j < T; ++j) {
-      Vec key[kSpan<E>];
-      load_span(k + j * k_stride + i, key);
+    for (int part = 0; part < kSpan<E>; ++part) {
+      Vec row[R];
       MMB_UNROLL
-      for (int n = 0; n < kSpan<E>; ++n) {
+      for (int r = 0; r < R; ++r) row[r] = load(q + (part * R + r) * kLanes);
+      MMB_UNROLL
+      for (int j = 0; j < T; ++j) {
+        const Vec key = load_part(k + j * k_stride, part);
         MMB_UNROLL
-        for (int r = 0; r < R; ++r) acc[r * T + j] = fma(key[n], load(q + r * dk + i + n * kLanes), acc[r * T + j]);
+        for (int r = 0; r < R; ++r) acc[r * T + j] = fma(key, row[r], acc[r * T + j]);
       }
     }
+    q += kSpan<E> * R * kLanes;
+    k += kWidth;
   }
   store(s, sums(acc));
 }
@@ -247,7 +255,8 @@ template <class E, int ROWS, int NV, int T>
     fetch(T == 1 ? 1 : kVecs * kLanes * static_cast<int>(sizeof(E)));
     Vec value[kVecs];
     MMB_UNROLL
-    for (int n = 0; n < NV; ++n) load_span(v + n * kSpan<E> * kLanes, value + n * kSpan<E>);
+    for (int n = 0; n < kVecs; ++n)
+      value[n] = load_part(v + n / kSpan<E> * kSpan<E> * kLanes, n % kSpan<E>);
     const float* weight = p + t / T * p_stride + t % T;
     MMB_UNROLL
     for (int r = 0; r < ROWS; ++r) {
@@ -387,23 +396,25 @@ MMB_OP void pack_panels(const Rows& rows, const Tile& tile, float* packed) {
   }
 }
 
-// [R][whole spans] in the order of load_span; absent rows are zero.
-template <class E>
-MMB_OP void pack_rows(const Rows& rows, const Tile& tile, int64_t R, float* packed) {
+// As dots reads them; absent rows are zero.
+template <class E, int R>
+MMB_OP void pack_rows(const Rows& rows, const Tile& tile, float* packed) {
+  constexpr int kWidth = kSpan<E> * kLanes;
   const int64_t dk = rows.a.dk;
   const Vec scale = broadcast(rows.a.scale * kLog2e);
-  for (int64_t r = 0; r < R; ++r) {
-    for (int64_t i = 0; i < dk; i += kSpan<E> * kLanes) {
+  for (int64_t i = 0; i < dk; i += kWidth, packed += R * kWidth) {
+    for (int64_t r = 0; r < R; ++r) {
       Vec v[kSpan<E>];
       MMB_UNROLL
-      for (int n = 0; n < kSpan<E>; ++n) {
-        const int64_t left = r < tile.rows ? dk - i - n * kLanes : 0;
-        const float* from = query(rows, tile, r) + i + n * kLanes;
-        v[n] = scale * (left >= kLanes ? load(from) : left > 0 ? load_partial(from, left) : Vec{});
+      for (int part = 0; part < kSpan<E>; ++part) {
+        const int64_t from = i + part * kLanes, left = r < tile.rows ? dk - from : 0;
+        v[part] = left >= kLanes ? load(query(rows, tile, r) + from)
+                  : left > 0     ? load_partial(query(rows, tile, r) + from, left)
+                                 : Vec{};
       }
       if constexpr (kSpan<E> == 2) unzip(v[0], v[1], v[0], v[1], Lanes());
       MMB_UNROLL
-      for (int n = 0; n < kSpan<E>; ++n, packed += kLanes) store(packed, v[n]);
+      for (int part = 0; part < kSpan<E>; ++part) store(packed + (part * R + r) * kLanes, scale * v[part]);
     }
   }
 }
@@ -487,9 +498,9 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
   using E = typename Loader::Element;
   constexpr int T = kLanes / R, kWidth = kSpan<E> * kLanes;
   constexpr auto size = static_cast<int64_t>(sizeof(E));
-  const int64_t dk = round_up(rows.a.dk, kWidth), spans = ceil_div(rows.a.dv, kWidth),
-                slices = ceil_div(spans, max_spans<E>(R));
-  pack_rows<E>(rows, tile, R, w.q);
+  const int64_t k_spans = ceil_div(rows.a.dk, kWidth), v_spans = ceil_div(rows.a.dv, kWidth),
+                slices = ceil_div(v_spans, max_spans<E>(R));
+  pack_rows<E, R>(rows, tile, w.q);
   begin_rows(rows, tile, kLanes, T, w, partial);
   for (int64_t t = begin; t < end; t += kBlock) {
     const int64_t count = min_of(kBlock, end - t), groups = ceil_div(count, T);
@@ -498,8 +509,8 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
     const char* next_k = reinterpret_cast<const char*>(block.k + kBlock * block.k_stride);
     const char* next_v = reinterpret_cast<const char*>(block.v + kBlock * block.v_stride);
     for (int64_t i = 0; i < groups; ++i)
-      dots<E, R>(w.q, dk, block.k + i * T * block.k_stride, block.k_stride, w.s + i * kLanes,
-                 {next_k + i * T * dk * size, T * kWidth * size});
+      dots<E, R>(w.q, k_spans, block.k + i * T * block.k_stride, block.k_stride, w.s + i * kLanes,
+                 {next_k + i * T * k_spans * kWidth * size, T * kWidth * size});
     VecInt limit = limits(w.limit, t);
     for (int lane = 0; lane < kLanes; ++lane) {
       const auto last = static_cast<int32_t>(count - lane % T);
@@ -507,7 +518,7 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
     }
     softmax<T>(w.s, kLanes, groups, groups * T > count || w.limit[0] < t + count, limit, partial.m, partial.l, w.alpha);
     for (int64_t i = 0; i < slices; ++i) {
-      const int64_t first = spans * i / slices, width = spans * (i + 1) / slices - first;
+      const int64_t first = v_spans * i / slices, width = v_spans * (i + 1) / slices - first;
       mix_slice<E, R, T>(width, w.s, kLanes, w.alpha, block.v + first * kWidth, block.v_stride, count,
                          partial.o + first * kWidth, rows.o_stride,
                          {next_v + first * kWidth * size * count, width * kWidth * size});
