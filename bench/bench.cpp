@@ -139,6 +139,12 @@ void Suite::for_each_model(const ByProfile<std::string>& names, const std::funct
     for (const std::string& name : choose<std::string>({}, names)) add(load_model(name));
 }
 
+Model Suite::model(const std::string& name) const {
+  for (const Model& model : models_)
+    if (model.name == name) return model;
+  return load_model(name);
+}
+
 void Suite::add_rows() {
   for (const Bench& bench : kBenches) {
     op_ = bench.op;

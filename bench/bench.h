@@ -107,6 +107,8 @@ class Suite {
   // Hands every row to Google Benchmark; time and repetitions are ours to set unless its own flags say them.
   void register_rows(bool own_min_time = true, bool own_repetitions = true);
 
+  // The model that a row names.
+  Model model(const std::string& name) const;
   const Selection& selection() const { return selection_; }
   int64_t arena_bytes() const { return arena_bytes_; }
 
