@@ -20,14 +20,14 @@ const std::vector<MlaLayer::Shape>& shapes() {
 
 TEST(MlaLayer, KernelsMatchReference) {
   for (const auto& shape : shapes())
-    expect_kernels_match_reference<MlaLayer, reference::mla_layer<double>>(shape);
+    expect_kernels_match_reference<MlaLayer, reference::mla_layer_absorbed<double>>(shape);
 }
 
 TEST(MlaLayer, ReferencesAgree) {
   for (const auto& shape : shapes()) {
     MlaLayer::Problem problem(shape, DType::f32, "expanded", test_arena(), 3);
     const int64_t N = MlaLayer::units(shape);
-    reference::mla_layer<double>(shape, problem.args(), {0, N});
+    reference::mla_layer_absorbed<double>(shape, problem.args(), {0, N});
     reference::mla_layer_expanded<double>(shape, problem.expected(), {0, N});
     expect_equal<MlaLayer>(problem, shape, MlaLayer::key(shape));
   }
@@ -73,7 +73,7 @@ TEST(MlaLayer, IsItsOps) {
 
 TEST(MlaLayer, FlopsAreCounted) {
   for (const auto& shape : shapes()) {
-    EXPECT_EQ((counted_flops<MlaLayer, reference::mla_layer<Counted>>(shape, "absorbed")),
+    EXPECT_EQ((counted_flops<MlaLayer, reference::mla_layer_absorbed<Counted>>(shape, "absorbed")),
               MlaLayer::cost(shape, DType::f32, "absorbed").flops)
         << MlaLayer::key(shape);
     EXPECT_EQ((counted_flops<MlaLayer, reference::mla_layer_expanded<Counted>>(shape, "expanded")),
@@ -88,10 +88,10 @@ TEST(MlaLayer, OneTokenAlone) {
   MlaLayer::Problem problem(shape, DType::bf16, "absorbed", test_arena(), 3);
   const MlaLayer::Args& args = problem.expected();
   const int64_t N = MlaLayer::units(shape), H = shape.hidden_size;
-  reference::mla_layer<double>(shape, args, {0, N});
+  reference::mla_layer_absorbed<double>(shape, args, {0, N});
   const std::vector<float> all(args.y, args.y + N * H);
   std::fill(args.y, args.y + N * H, 0.f);
-  reference::mla_layer<double>(shape, args, {N - 2, N - 1});
+  reference::mla_layer_absorbed<double>(shape, args, {N - 2, N - 1});
   EXPECT_EQ(std::vector<float>(args.y + (N - 2) * H, args.y + (N - 1) * H),
             std::vector<float>(all.begin() + (N - 2) * H, all.begin() + (N - 1) * H));
 }

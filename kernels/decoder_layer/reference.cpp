@@ -16,7 +16,7 @@ void attend(const DecoderLayer::Shape& shape, const DecoderLayer::Args& args, co
     case DecoderLayer::Attention::dense:
       return attention_layer<S>(shape.attention_layer, dense, tokens);
     case DecoderLayer::Attention::absorbed:
-      return mla_layer<S>(shape.mla_layer, mla, tokens);
+      return mla_layer_absorbed<S>(shape.mla_layer, mla, tokens);
     case DecoderLayer::Attention::expanded:
       return mla_layer_expanded<S>(shape.mla_layer, mla, tokens);
   }

@@ -53,7 +53,7 @@ void compose(const MlaLayer::Shape& shape, const MlaLayer::Args& args, Range tok
 }  // namespace
 
 template <class S>
-void mla_layer(const MlaLayer::Shape& shape, const MlaLayer::Args& args, Range tokens) {
+void mla_layer_absorbed(const MlaLayer::Shape& shape, const MlaLayer::Args& args, Range tokens) {
   compose<S>(shape, args, tokens, mla_prefill<S>);
 }
 
@@ -62,8 +62,8 @@ void mla_layer_expanded(const MlaLayer::Shape& shape, const MlaLayer::Args& args
   compose<S>(shape, args, tokens, mla_prefill_expanded<S>);
 }
 
-template void mla_layer<double>(const MlaLayer::Shape&, const MlaLayer::Args&, Range);
-template void mla_layer<Counted>(const MlaLayer::Shape&, const MlaLayer::Args&, Range);
+template void mla_layer_absorbed<double>(const MlaLayer::Shape&, const MlaLayer::Args&, Range);
+template void mla_layer_absorbed<Counted>(const MlaLayer::Shape&, const MlaLayer::Args&, Range);
 template void mla_layer_expanded<double>(const MlaLayer::Shape&, const MlaLayer::Args&, Range);
 template void mla_layer_expanded<Counted>(const MlaLayer::Shape&, const MlaLayer::Args&, Range);
 
