@@ -15,6 +15,7 @@ namespace {
 volatile std::sig_atomic_t stop_signal = 0;
 
 constexpr const char* kInterrupted = "interrupted";
+constexpr double kVerifySeconds = 0.1;  // of the reference, per row
 
 struct Bench {
   const char* op;
@@ -85,12 +86,13 @@ Verification detail::compare_outputs(const std::vector<Output>& actual, const st
 
 Suite::Suite(Selection selection)
     : selection_(std::move(selection)), memory_(memory_budget(selection_)), all_threads_(default_threads()) {
-  // Cold: before a byte is read again, the caches have seen several times their size. A sixteenth of the budget is left to
+  // Cold: before a byte is read again, the caches have seen several times their size. An eighth of the budget is left to
   // activations and scratch memory.
-  const int64_t several_caches = std::max(int64_t{1} << 30, 4 * last_level_cache_bytes());
-  arena_bytes_ = std::min(std::max(several_caches, memory_ / 2), memory_ / 16 * 15);
+  const int64_t caches = last_level_cache_bytes();
+  arena_bytes_ = std::min(std::max({int64_t{1} << 30, 4 * caches, memory_ / 2}), memory_ / 8 * 7);
   if (selection_.profile == Profile::smoke && selection_.memory == 0) arena_bytes_ = memory_ / 2;
-  cold_ = arena_bytes_ >= several_caches;
+  // Of three times its size read round and round, a cache that replaces at random still holds 6 %.
+  cold_ = arena_bytes_ >= 3 * caches;
   for (const std::string& spec : selection_.models) {
     models_.push_back(load_model(spec));
     for (size_t i = 0; i + 1 < models_.size(); ++i)
@@ -135,6 +137,12 @@ void Suite::for_each_model(const ByProfile<std::string>& names, const std::funct
     for (const Model& model : models_) add(model);
   else
     for (const std::string& name : choose<std::string>({}, names)) add(load_model(name));
+}
+
+Model Suite::model(const std::string& name) const {
+  for (const Model& model : models_)
+    if (model.name == name) return model;
+  return load_model(name);
 }
 
 void Suite::add_rows() {
@@ -193,16 +201,13 @@ Subject& Suite::ready(Row& row) {
 
 const Verification& Suite::verify(Row& row) {
   Subject& subject = ready(row);
-  if (!row.verification) row.verification = subject.verify(selection_.seed);
-  return *row.verification;
+  subject.iterate();
+  return row.verification.emplace(subject.verify(selection_.seed, kVerifySeconds));
 }
 
 void Suite::time(Row& row, benchmark::State& state) {
   if (interrupted()) return state.SkipWithError(kInterrupted);
   Subject& subject = ready(row);
-  const Verification& verification = verify(row);
-  if (!verification.failure.empty()) return state.SkipWithError(verification.failure.c_str());
-
   for (auto _ : state) {
     if (interrupted()) {
       state.SkipWithError(kInterrupted);
@@ -210,6 +215,11 @@ void Suite::time(Row& row, benchmark::State& state) {
     }
     subject.iterate();
   }
+  if (state.error_occurred()) return;
+  // What was timed is what is verified: a run of seconds need not be made twice. Once a row, though Google Benchmark calls
+  // again for more iterations and for each repetition.
+  if (!row.verification) row.verification = subject.verify(selection_.seed, kVerifySeconds);
+  if (!row.verification->failure.empty()) return state.SkipWithError(row.verification->failure.c_str());
 
   using benchmark::Counter;
   const Cost& cost = row.cost;
@@ -231,7 +241,7 @@ void Suite::time(Row& row, benchmark::State& state) {
   state.counters["cold"] = row.reads_arena && cold_;
   state.counters["threads_used"] = count(row.threads);
   state.counters["bound"] = memory_bound(cost, ruler);
-  state.counters["err"] = verification.err;
+  state.counters["err"] = row.verification->err;
   rate("gflops", cost.flops * 1e-9);
   rate("gbs", cost.bytes() * 1e-9);
   rate("roof", ideal);

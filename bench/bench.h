@@ -1,4 +1,4 @@
-// From an op, a model and a shape to benchmark rows: verify -> time -> counters. One row is one kernel, in one type, on one
+// From an op, a model and a shape to benchmark rows: time -> verify -> counters. One row is one kernel, in one type, on one
 // number of threads. Rows are collected by Suite::add, which the <op>_bench.cpp files call, and are then listed, verified or
 // timed.
 #pragma once
@@ -34,18 +34,17 @@ struct Verification {
   std::string failure;  // what is wrong; empty: nothing
 };
 
-// Runs the kernel once and compares with the reference: all of the output where that takes less than `budget` seconds, else
-// its last unit, its first, and seeded others until the budget is used up.
+// Compares what a kernel has just made of a problem with the reference: all of the output where that takes less than `budget`
+// seconds, else its last unit, its first, and seeded others until the budget is used up.
 template <class Op, auto Reference>
-Verification verify(const Kernel<Op>& kernel, const typename Op::Shape& shape, typename Op::Problem& problem, uint64_t seed,
-                    double budget = 0.2);
+Verification verify(const typename Op::Shape& shape, const typename Op::Problem& problem, uint64_t seed, double budget);
 
 // A row made ready: inputs in memory, kernel chosen.
 class Subject {
  public:
   virtual ~Subject() = default;
   virtual void iterate() = 0;  // one cold run
-  virtual Verification verify(uint64_t seed) = 0;
+  virtual Verification verify(uint64_t seed, double budget) const = 0;  // of the latest run
 };
 
 struct Row {
@@ -58,7 +57,7 @@ struct Row {
   int64_t tokens = 0;                      // per iteration
   std::map<std::string, double> counters;  // those that the shape alone decides
   std::function<std::unique_ptr<Subject>()> prepare;
-  std::optional<Verification> verification;  // of the latest run
+  std::optional<Verification> verification;  // of its first run
 };
 
 // What each profile times of one dimension.
@@ -97,7 +96,7 @@ class Suite {
   // Rows that are not run, and why.
   const std::vector<std::pair<std::string, std::string>>& skipped() const { return skipped_; }
 
-  // Verifies a row (once: the result stays with it).
+  // Runs a row once and verifies it.
   const Verification& verify(Row& row);
   Row& row(const std::string& name);
   // The rulers of all rows: the machine on their threads, with their instructions.
@@ -108,6 +107,8 @@ class Suite {
   // Hands every row to Google Benchmark; time and repetitions are ours to set unless its own flags say them.
   void register_rows(bool own_min_time = true, bool own_repetitions = true);
 
+  // The model that a row names.
+  Model model(const std::string& name) const;
   const Selection& selection() const { return selection_; }
   int64_t arena_bytes() const { return arena_bytes_; }
 
@@ -173,7 +174,9 @@ class OpSubject : public Subject {
     problem_.next();
     kernel_.run(shape_, problem_.args());
   }
-  Verification verify(uint64_t seed) override { return mmb::verify<Op, Reference>(kernel_, shape_, problem_, seed); }
+  Verification verify(uint64_t seed, double budget) const override {
+    return mmb::verify<Op, Reference>(shape_, problem_, seed, budget);
+  }
 
  private:
   Kernel<Op> kernel_;
@@ -212,9 +215,7 @@ int64_t experts_touched(const Shape& shape) {
 }  // namespace detail
 
 template <class Op, auto Reference>
-Verification verify(const Kernel<Op>& kernel, const typename Op::Shape& shape, typename Op::Problem& problem, uint64_t seed,
-                    double budget) {
-  kernel.run(shape, problem.args());
+Verification verify(const typename Op::Shape& shape, const typename Op::Problem& problem, uint64_t seed, double budget) {
   const int64_t units = Op::units(shape);
   const auto start = std::chrono::steady_clock::now();
   std::vector<Output> actual, expected;

@@ -129,7 +129,7 @@ int run(const Flags& flags, const std::vector<std::string>& command_line, const 
     std::cerr << "bench_mla: interrupted: the file holds the rows that finished\n";
     return 128 + interrupted();
   }
-  if (flags.verdict) print_verdict(reporter.results(), std::cout);
+  if (flags.verdict) print_verdict(suite, reporter.results(), std::cout);
   if (reporter.wrong() == 0) return 0;
   std::cerr << "bench_mla: " << reporter.wrong() << " of " << reporter.results().size() << " rows gave a wrong result\n";
   return kWrongResult;

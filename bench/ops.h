@@ -10,6 +10,8 @@
   X(attention_decode)  \
   X(attention_prefill) \
   X(mla_project)       \
+  X(mla_decode)        \
+  X(mla_prefill)       \
   X(latent_attention)  \
   X(moe_router)        \
   X(moe_experts)       \

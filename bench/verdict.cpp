@@ -1,7 +1,393 @@
 #include "verdict.h"
 
-namespace mmb {
+#include <algorithm>
+#include <cmath>
+#include <cstdarg>
+#include <map>
+#include <optional>
+#include <ostream>
+#include <vector>
 
-void print_verdict(std::span<const Result>, std::ostream&) {}
+#include "mmb/accounting.h"
+#include "mmb/machine.h"
+
+namespace mmb {
+namespace {
+
+[[gnu::format(printf, 1, 2)]] std::string text(const char* format, ...) {
+  char buffer[512];
+  va_list args;
+  va_start(args, format);
+  std::vsnprintf(buffer, sizeof buffer, format, args);
+  va_end(args);
+  return buffer;
+}
+
+// Two significant digits at the least: 0.63, 4.4, 71.
+std::string figure(double x) {
+  return text(x < 1 ? "%.2f" : x < 20 ? "%.1f" : "%.0f", x);
+}
+
+std::string milliseconds(double seconds) {
+  return figure(1e3 * seconds) + " ms";
+}
+
+struct Timing {
+  double measured, ideal;  // seconds
+  bool memory_bound;
+};
+
+// How many times faster `to` is than `from`, measured and as the machine's peaks allow.
+struct Gain {
+  double measured, ideal;
+};
+Gain gain(const Timing& from, const Timing& to) {
+  return {from.measured / to.measured, from.ideal / to.ideal};
+}
+std::string words(const Gain& g) {
+  return g.measured >= 1 ? figure(g.measured) + "x faster (ideal " + figure(g.ideal) + "x)"
+                         : figure(1 / g.measured) + "x slower (ideal " + figure(1 / g.ideal) + "x)";
+}
+
+// The number behind `name:` in a row's key.
+std::optional<int64_t> key_value(const std::string& key, const std::string& name) {
+  const size_t at = ("/" + key).find("/" + name + ":");
+  if (at == std::string::npos) return {};
+  return std::strtoll(key.c_str() + at + name.size() + 1, nullptr, 10);
+}
+
+// The rows of one type and level, on all threads; without the rows whose result was wrong.
+class Rows {
+ public:
+  explicit Rows(std::span<const Result> results) {
+    for (const Result& r : results) {
+      if (!r.error.empty() || r.name.threads != "all" || !(r.seconds > 0)) continue;
+      if (!first_ && r.name.model != "none") first_ = &r;
+      rows_.push_back(&r);
+    }
+  }
+
+  bool empty() const { return !first_; }
+  const std::string& dtype() const { return first_->name.dtype; }
+  const std::string& impl() const { return first_->name.impl; }
+
+  std::vector<const Result*> of(const std::string& op) const {
+    std::vector<const Result*> found;
+    for (const Result* r : rows_)
+      if (r->name.op == op && r->name.impl == impl() && (r->name.model == "none" || r->name.dtype == dtype()))
+        found.push_back(r);
+    return found;
+  }
+
+  const Result* row(const std::string& op, const std::string& algo, const std::string& model,
+                    const std::string& key_part) const {
+    for (const Result* r : of(op))
+      if ((algo.empty() || r->name.algo == algo) && r->name.model == model &&
+          ("/" + r->name.key + "/").find("/" + key_part + "/") != std::string::npos)
+        return r;
+    return nullptr;
+  }
+
+  std::optional<Timing> time(const std::string& op, const std::string& algo, const std::string& model,
+                             const std::string& key_part) const {
+    const Result* r = row(op, algo, model, key_part);
+    if (!r) return {};
+    return Timing{r->seconds, r->counters.at("roof") * r->seconds, r->counters.at("bound") == 1};
+  }
+
+  // A measured peak: the `counter` of the only row of `op`.
+  std::optional<double> peak(const std::string& op, const std::string& counter) const {
+    double best = 0;
+    for (const Result* r : of(op)) best = std::max(best, r->counters.at(counter));
+    return best > 0 ? std::optional(best * kGiga) : std::nullopt;
+  }
+
+ private:
+  std::vector<const Result*> rows_;
+  const Result* first_ = nullptr;
+};
+
+// One decode step of attention by the ways to cache it.
+struct Decode {
+  int64_t context;
+  std::optional<Timing> mha, gqa8, mqa, absorbed, expanded;
+};
+
+std::vector<Decode> decodes(const Rows& rows, const std::string& model) {
+  std::vector<Decode> all;
+  for (const Result* r : rows.of("mla_decode")) {
+    const auto context = key_value(r->name.key, "ctx");
+    if (r->name.model != model || r->name.algo != "absorbed" || key_value(r->name.key, "batch") != 1 || !context) continue;
+    const std::string& key = r->name.key;
+    all.push_back({*context, rows.time("attention_decode", "", model + "~mha", key),
+                   rows.time("attention_decode", "", model + "~gqa8", key),
+                   rows.time("attention_decode", "", model + "~mqa", key), rows.time("mla_decode", "absorbed", model, key),
+                   rows.time("mla_decode", "expanded", model, key)});
+  }
+  return all;
+}
+
+void print_cache(const Model& model, std::ostream& out) {
+  const int64_t latent = 2 * kv_elements(model);
+  out << "KV cache, bf16, per token and layer (exact): MLA " << latent << " bytes";
+  for (const char* form : {"mha", "gqa8", "mqa"}) {
+    const int64_t bytes = 2 * kv_elements(counterfactual(model, form));
+    out << "; ~" << form << " " << bytes << " (" << figure(static_cast<double>(bytes) / static_cast<double>(latent)) << "x)";
+  }
+  out << ".\n";
+}
+
+void print_decode(const std::vector<Decode>& decodes, std::ostream& out) {
+  out << "Attention of one decode step, one layer, batch 1, query to output (% of ideal):\n";
+  const auto cell = [](const std::optional<Timing>& t) {
+    return t ? text("%9.3f ms %3.0f%%", 1e3 * t->measured, 100 * t->ideal / t->measured) : text("%16s", "-");
+  };
+  out << text("  %8s %16s %16s %16s %16s %16s\n", "context", "MHA", "GQA-8", "MQA", "MLA absorbed", "MLA expanded");
+  for (const Decode& d : decodes)
+    out << text("  %8lld ", static_cast<long long>(d.context)) << cell(d.mha) << ' ' << cell(d.gqa8) << ' ' << cell(d.mqa)
+        << ' ' << cell(d.absorbed) << ' ' << cell(d.expanded) << '\n';
+  for (const Decode& d : decodes) {
+    out << "  At " << d.context << " tokens absorbed MLA is";
+    const char* separator = " ";
+    const auto against = [&](const char* name, const std::optional<Timing>& other) {
+      if (!other) return;
+      out << separator << words(gain(*other, *d.absorbed)) << " than " << name;
+      separator = ", ";
+    };
+    against("MHA", d.mha);
+    against("GQA-8", d.gqa8);
+    against("MQA", d.mqa);
+    against("its own expanded cache", d.expanded);
+    out << ".\n";
+  }
+  if (decodes.empty()) return;
+  const Decode& last = decodes.back();
+  out << "  What bounds them at " << last.context << " tokens:";
+  const char* separator = " ";
+  const auto bound = [&](const char* name, const std::optional<Timing>& t) {
+    if (t) out << separator << name << (t->memory_bound ? " memory" : " arithmetic");
+    separator = ", ";
+  };
+  bound("MHA", last.mha);
+  bound("GQA-8", last.gqa8);
+  bound("MQA", last.mqa);
+  bound("MLA absorbed", last.absorbed);
+  out << ". MLA trades bytes for FLOPs (3.4x those of its expanded form), so a cache ratio is not a speed-up.\n";
+}
+
+void print_prefill(const Rows& rows, const Model& model, std::ostream& out) {
+  // New tokens at which the expanded form is first faster, by past length.
+  std::map<int64_t, std::vector<std::pair<int64_t, Gain>>> by_past;
+  for (const Result* r : rows.of("mla_prefill")) {
+    const auto past = key_value(r->name.key, "past"), new_tokens = key_value(r->name.key, "q");
+    if (r->name.model != model.name || r->name.algo != "absorbed" || !past || !new_tokens) continue;
+    const auto expanded = rows.time("mla_prefill", "expanded", model.name, r->name.key);
+    const auto absorbed = rows.time("mla_prefill", "absorbed", model.name, r->name.key);
+    if (expanded) by_past[*past].push_back({*new_tokens, gain(*absorbed, *expanded)});
+  }
+  if (by_past.empty()) return;
+  out << "New tokens on cached ones: absorb, or expand the latents?\n";
+  for (auto& [past, points] : by_past) {
+    std::sort(points.begin(), points.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    const auto crossing = std::find_if(points.begin(), points.end(), [](const auto& p) { return p.second.measured > 1; });
+    out << "  On " << past << " cached: ";
+    if (crossing == points.end())
+      out << "absorbed is faster up to " << points.back().first << " new tokens, the most timed";
+    else if (crossing == points.begin())
+      out << "expanded is faster from " << crossing->first << " new token" << (crossing->first > 1 ? "s" : "") << " on";
+    else
+      out << "absorbed is faster up to " << std::prev(crossing)->first << " new tokens, expanded from " << crossing->first
+          << " on";
+    const double flops = absorbed_crossover(model, past);
+    out << (past == 0 ? " (by FLOPs: expanded always)" : text(" (by FLOPs: from %.0f on)", flops));
+    out << "; at " << points.back().first << " new tokens expanded is " << words(points.back().second) << ".\n";
+  }
+}
+
+// A MoE layer's experts at one batch, and the dense FFNs beside them.
+struct Experts {
+  int64_t tokens;
+  double touched;
+  Timing moe;
+  std::optional<Timing> active, total;
+};
+
+std::vector<Experts> experts(const Rows& rows, const std::string& model) {
+  std::vector<Experts> all;
+  for (const Result* r : rows.of("moe_experts")) {
+    const auto tokens = key_value(r->name.key, "tokens");
+    if (r->name.model != model || !tokens || r->name.key.find("routing:uniform") == std::string::npos) continue;
+    const std::string key = "tokens:" + std::to_string(*tokens);
+    all.push_back({*tokens, r->counters.at("experts_touched"), *rows.time("moe_experts", r->name.algo, model, r->name.key),
+                   rows.time("dense_ffn", "", model + "~dense_active", key),
+                   rows.time("dense_ffn", "", model + "~dense_total", key)});
+  }
+  return all;
+}
+
+void print_experts(const Model& model, const std::vector<Experts>& batches, std::ostream& out) {
+  if (batches.empty()) return;
+  out << "Experts of one " << model.name << " layer (" << model.n_routed_experts << ", top " << model.num_experts_per_tok
+      << ") under uniform routing, the worst case for bytes:\n";
+  for (const Experts& b : batches) {
+    out << "  " << text("%3lld token%s %s", static_cast<long long>(b.tokens), b.tokens == 1 ? ", " : "s,", "")
+        << text("%5.1f experts touched, ", b.touched) << milliseconds(b.moe.measured) << " ("
+        << milliseconds(b.moe.measured / static_cast<double>(b.tokens)) << " a token, "
+        << text("%.0f%% of ideal, ", 100 * b.moe.ideal / b.moe.measured) << (b.moe.memory_bound ? "memory" : "arithmetic") << ")";
+    if (b.active) out << "; " << words(gain(*b.active, b.moe)) << " than dense of equal active size";
+    if (b.total) out << "; " << words(gain(*b.total, b.moe)) << " than dense of equal total size";
+    out << ".\n";
+  }
+}
+
+// What a dense model of the same speed would weigh, from the machine's peaks: at batch B a dense model's P parameters take
+// the larger of their bytes' time and of B tokens' arithmetic.
+class DenseEquivalent {
+ public:
+  DenseEquivalent(const Model& model, double flops_per_second, double bytes_per_second)
+      : layers_(static_cast<double>(model.moe_layers())),
+        expert_(3.0 * static_cast<double>(model.hidden_size) * static_cast<double>(model.moe_intermediate_size)),
+        shared_(3.0 * static_cast<double>(model.hidden_size) * static_cast<double>(model.shared_expert_intermediate_size)),
+        rest_(static_cast<double>(active_parameters(model) - routed_active_parameters(model)) - layers_ * shared_),
+        experts_(model.n_routed_experts),
+        top_k_(model.num_experts_per_tok),
+        flops_(flops_per_second),
+        bytes_(bytes_per_second) {}
+
+  // Parameters, in 1e9.
+  double ideal(int64_t batch) const {
+    const double touched = experts_touched(experts_, top_k_, batch);
+    const auto tokens = static_cast<double>(batch);
+    const double routed = std::max(2 * touched * expert_ / bytes_, 2 * tokens * static_cast<double>(top_k_) * expert_ / flops_);
+    return (rest_ + layers_ * (shared_ + routed / seconds_per_parameter(tokens))) * 1e-9;
+  }
+  // With the experts' time as measured against a dense FFN of equal active size; the rest of the model is as dense as any.
+  double measured(const Experts& b) const {
+    const double active = static_cast<double>(top_k_) * expert_ + shared_;
+    return (rest_ + layers_ * active * b.moe.measured / b.active->measured) * 1e-9;
+  }
+  int64_t worst_batch() const {
+    int64_t worst = 1;
+    for (int64_t batch = 1; batch <= kMost; ++batch)
+      if (ideal(batch) > ideal(worst)) worst = batch;
+    return worst;
+  }
+  // The batch from which the experts are as dense as their arithmetic again, within 5 %.
+  int64_t dense_again() const {
+    int64_t batch = worst_batch();
+    while (batch < kMost && ideal(batch) > 1.05 * ideal(1)) ++batch;
+    return batch;
+  }
+
+ private:
+  static constexpr int64_t kMost = 4096;
+  double seconds_per_parameter(double tokens) const { return std::max(2 / bytes_, 2 * tokens / flops_); }
+
+  double layers_, expert_, shared_, rest_;
+  int64_t experts_, top_k_;
+  double flops_, bytes_;
+};
+
+// KV heads whose attention takes as long as `seconds`, between the heads that were timed.
+double heads_of_equal_time(const std::vector<std::pair<double, double>>& heads_and_seconds, double seconds) {
+  auto above = std::find_if(heads_and_seconds.begin(), heads_and_seconds.end(),
+                            [&](const auto& point) { return point.second >= seconds; });
+  if (above == heads_and_seconds.end()) above = std::prev(above);
+  if (above == heads_and_seconds.begin()) return above->first * seconds / above->second;
+  const auto below = std::prev(above);
+  return below->first + (above->first - below->first) * (seconds - below->second) / (above->second - below->second);
+}
+
+void print_sentence(const Rows& rows, const Model& model, const std::vector<Decode>& decodes,
+                    const std::vector<Experts>& batches, std::ostream& out) {
+  const auto flops = rows.peak("fma_peak", "gflops"), bytes = rows.peak("stream_read", "gbs");
+  if (!flops || !bytes || decodes.empty()) return;
+  const DenseEquivalent dense(model, *flops, *bytes);
+
+  const Experts *one = nullptr, *worst = nullptr, *again = nullptr;
+  const int64_t dense_again = dense.dense_again();
+  for (const Experts& b : batches) {
+    if (!b.active) continue;
+    if (b.tokens == 1) one = &b;
+    if (b.tokens > 1 && (!worst || dense.measured(b) > dense.measured(*worst))) worst = &b;
+    if (b.tokens >= dense_again) again = &b;
+  }
+  const auto billions = [](double measured, double ideal) {
+    return text("%.0f B (ideal %.0f B)", measured, ideal);
+  };
+  out << "On this machine " << model.name << " decodes like a ";
+  out << (one ? billions(dense.measured(*one), dense.ideal(1)) : text("%.0f B (ideal, not timed)", dense.ideal(1)));
+  out << " dense model for one user, ";
+  const int64_t worst_batch = dense.worst_batch();
+  if (worst)
+    out << billions(dense.measured(*worst), dense.ideal(worst->tokens)) << " at batch " << worst->tokens
+        << text(" (the worst timed; ideally the worst is %.0f B at %lld)", dense.ideal(worst_batch),
+                static_cast<long long>(worst_batch));
+  else
+    out << text("%.0f B at batch %lld (the worst; ideal, not timed)", dense.ideal(worst_batch), static_cast<long long>(worst_batch));
+  out << ", ";
+  if (again)
+    out << billions(dense.measured(*again), dense.ideal(again->tokens)) << " again past " << dense_again;
+  else
+    out << text("%.0f B again past %lld (ideal, not timed)", dense.ideal(dense_again), static_cast<long long>(dense_again));
+
+  const Decode& d = *std::min_element(decodes.begin(), decodes.end(), [](const Decode& a, const Decode& b) {
+    return std::abs(a.context - 4096) < std::abs(b.context - 4096);
+  });
+  // In heads of 128 keys and 128 values, as dense models have them.
+  constexpr double kHead = 256;
+  const double unit = static_cast<double>(model.head_dim + model.v_head_dim) / kHead;
+  std::vector<std::pair<double, double>> measured, ideal;
+  const auto point = [&](int64_t heads, const std::optional<Timing>& t) {
+    if (!t) return;
+    measured.push_back({static_cast<double>(heads) * unit, t->measured});
+    ideal.push_back({static_cast<double>(heads) * unit, t->ideal});
+  };
+  point(1, d.mqa);
+  point(8, d.gqa8);
+  point(model.num_attention_heads, d.mha);
+  out << "; at " << (d.context == 4096 ? "4K" : std::to_string(d.context)) << " tokens its cache is stored like "
+      << text("%.2f", static_cast<double>(kv_elements(model)) / kHead) << " KV heads and costs the time of ";
+  if (measured.empty())
+    out << "an unknown number (not timed)";
+  else
+    out << text("%.0f (ideal %.0f)", heads_of_equal_time(measured, d.absorbed->measured),
+                heads_of_equal_time(ideal, d.absorbed->ideal));
+  out << ".\n";
+}
+
+}  // namespace
+
+void print_verdict(const Suite& suite, std::span<const Result> results, std::ostream& out) {
+  const Rows rows(results);
+  if (rows.empty()) return;
+  // Models with experts or with MLA that were timed, the one with both kinds of rows last: it gives the sentence.
+  std::vector<std::string> names;
+  for (const char* op : {"moe_experts", "mla_decode", "mla_prefill"})
+    for (const Result* r : rows.of(op)) {
+      names.erase(std::remove(names.begin(), names.end(), r->name.model), names.end());
+      names.push_back(r->name.model);
+    }
+  if (names.empty()) {
+    out << "\nNo verdict: this run timed neither MLA nor experts.\n";
+    return;
+  }
+  out << "\nVerdict (" << rows.dtype() << ", " << rows.impl() << " kernels, all threads; ideal = the larger of bytes and FLOPs over "
+      << "this machine's measured peaks)\n";
+  for (const std::string& name : names) {
+    const Model model = suite.model(name);
+    const auto steps = decodes(rows, name);
+    if (model.is_mla() && !steps.empty()) {
+      print_cache(model, out);
+      print_decode(steps, out);
+    }
+    if (model.is_mla()) print_prefill(rows, model, out);
+    print_experts(model, experts(rows, name), out);
+  }
+  out << "What this cannot tell: quality, which no dense comparator here is matched in; real routing, which is not uniform; "
+         "accelerators, networks and batches beyond those timed.\n\n";
+  const Model model = suite.model(names.back());
+  if (model.is_mla() && model.moe_layers()) print_sentence(rows, model, decodes(rows, names.back()), experts(rows, names.back()), out);
+}
 
 }  // namespace mmb

@@ -1,4 +1,6 @@
-// The verdict: what the rows of a run say, in words.
+// The verdict: what the rows of a run say of the two ideas, in words and with the run's own figures. Whatever the run did not
+// time is left out, or stands as an ideal and says so. A gain is always given twice: as the machine's measured peaks allow it
+// (the ratio of ideal times), and as measured.
 #pragma once
 
 #include <iosfwd>
@@ -8,6 +10,6 @@
 
 namespace mmb {
 
-void print_verdict(std::span<const Result> results, std::ostream& out);
+void print_verdict(const Suite& suite, std::span<const Result> results, std::ostream& out);
 
 }  // namespace mmb

@@ -25,14 +25,25 @@ namespace {
 
 constexpr int64_t kBlock = 96;                         // tokens: a multiple of every tile below
 constexpr int kAccumulators = kRegisters * 3 / 4;      // of a register tile
-constexpr int kValueVecs = kAccumulators / (kLanes == 16 ? 8 : 4);  // vectors of the value at a time in P V ...
-constexpr int kValueRows = kAccumulators / kValueVecs;              // ... and rows
+constexpr int kValueRows = kLanes == 16 ? 8 : 4;       // rows of P V at a time, by 3 vectors of the value (NEON: 6)
 constexpr int64_t kPanelRows = 2 * kLanes;             // query rows side by side
 constexpr int64_t kChunk = 64;                         // tokens: cuts within a context are multiples of this; preparing and
                                                        // combining a partial result costs as much as about 20 tokens
 constexpr float kLowest = -1e30f;                      // a score that loses; finite, so that differences are never NaN
 
-// Rows of consecutive tokens. Values are readable up to whole vectors; keys too, and as if there were kBlock tokens.
+// Vectors that one load gives: bf16 come as the even and the odd elements of two vectors, which takes one instruction for
+// each where elements in order take two. Queries and results are put in that order meanwhile.
+template <class E>
+constexpr int kSpan = 4 / sizeof(E);
+
+MMB_OP Vec load_part(const float* p, int) { return load(p); }
+MMB_OP Vec load_part(const bf16* p, int part) {
+  Vec even, odd;
+  load_columns(p, even, odd);
+  return part ? odd : even;
+}
+
+// Rows of consecutive tokens, readable up to whole spans; keys as if there were kBlock tokens, too, and finite there.
 template <class E>
 struct Block {
   const E* k;
@@ -49,13 +60,16 @@ struct Ahead {
   Memory k, v;
 };
 
-// Lines to prefetch into L2, spread evenly over the steps of a loop: bursts stall on the fill buffers.
+// Prefetches into L2 at every step of a loop, from memory that a later block will read: evenly, since bursts stall on the
+// fill buffers, and in order, which the hardware's own prefetcher picks up.
 struct Prefetch {
   const char* next;
   int64_t step;  // bytes
 
-  MMB_OP void operator()() {
-    __builtin_prefetch(next, 0, 2);
+  // The first `bytes` bytes of the step.
+  MMB_OP void operator()(int bytes = 1) {
+    MMB_UNROLL
+    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(next + i, 0, 2);
     next += step;
   }
 };
@@ -69,6 +83,7 @@ MMB_OP Prefetch spread(Memory memory, int64_t index, int64_t parts, int64_t step
 
 template <class T>
 struct Cache {
+  using Element = T;  // of stored()
   const T* k;
   const T* v;
   int64_t k_stride, v_stride, dk, dv;
@@ -79,9 +94,9 @@ struct Cache {
     else return copied<float>(begin, count, true);
   }
 
-  // In place where whole vectors and whole blocks can be read.
+  // In place where whole spans and whole blocks can be read.
   MMB_OP Block<T> stored(int64_t begin, int64_t count) const {
-    if (dk % kLanes || dv % kLanes) return copied<T>(begin, count, true);
+    if (dk % (kLanes * kSpan<T>) || dv % (kLanes * kSpan<T>)) return copied<T>(begin, count, true);
     Block<T> block{k + begin * k_stride, k_stride, v + begin * v_stride, v_stride};
     if (count < kBlock) {
       const Block<T> copy = copied<T>(begin, count, false);
@@ -112,18 +127,21 @@ struct Cache {
   template <class E>
   MMB_OP static void copy_rows(const T* in, int64_t in_stride, int64_t dims, int64_t count, E* out, int64_t stride) {
     for (int64_t t = 0; t < count; ++t, in += in_stride, out += stride) {
-      int64_t i = 0;
-      for (; i + kLanes <= dims; i += kLanes) store(out + i, load(in + i));
-      if (i < dims) store(out + i, load_partial(in + i, dims - i));
+      for (int64_t i = 0; i < round_up(dims, kLanes * kSpan<E>); i += kLanes) {
+        const int64_t n = dims - i;
+        store(out + i, n >= kLanes ? load(in + i) : n > 0 ? load_partial(in + i, n) : Vec{});
+      }
     }
   }
 
  public:
   // One line more than whole lines: rows of a multiple of 256 bytes would share few sets of L1.
-  MMB_OP static int64_t copy_stride(int64_t dims) { return round_up(dims, 16) + 16; }
+  MMB_OP static int64_t copy_stride(int64_t dims) { return round_up(dims, 32) + 16; }
 };
 
-MMB_OP int64_t cache_scratch(int64_t dk, int64_t dv) { return kBlock * (round_up(dk, 16) + round_up(dv, 16) + 32); }
+MMB_OP int64_t cache_scratch(int64_t dk, int64_t dv) {
+  return kBlock * (Cache<float>::copy_stride(dk) + Cache<float>::copy_stride(dv));
+}
 
 // ---- Micro-kernels
 
@@ -132,19 +150,25 @@ template <int NV>
 [[gnu::noinline]] void scores(const float* q, int64_t dk, const float* k, int64_t k_stride, float* s, Prefetch fetch) {
   constexpr int kTokens = kAccumulators / NV;
   Vec acc[kTokens][NV] = {};
+  const float* keys[kTokens / 3];  // of every third token; the next two are one and two strides on
+  MMB_UNROLL
+  for (int g = 0; g < kTokens / 3; ++g) keys[g] = k + 3 * g * k_stride;
   for (int64_t i = 0; i < dk; ++i) {
     fetch();
+    MMB_UNROLL
+    for (int g = 0; g < kTokens / 3; ++g) forget_origin(keys[g]);
     Vec row[NV];
     MMB_UNROLL
     for (int v = 0; v < NV; ++v) row[v] = load(q + v * kLanes);
     MMB_UNROLL
     for (int t = 0; t < kTokens; ++t) {
-      const Vec key = broadcast(k[t * k_stride]);
+      const Vec key = broadcast(keys[t / 3][t % 3 * k_stride]);
       MMB_UNROLL
       for (int v = 0; v < NV; ++v) acc[t][v] = fma(key, row[v], acc[t][v]);
     }
     q += NV * kLanes;
-    ++k;
+    MMB_UNROLL
+    for (int g = 0; g < kTokens / 3; ++g) ++keys[g];
   }
   MMB_UNROLL
   for (int t = 0; t < kTokens; ++t) {
@@ -153,22 +177,27 @@ template <int NV>
   }
 }
 
-// Dots: one vector of scores, lane r*T + j for row r (q: [R][dk]) and token j of T = kLanes / R. dk is whole vectors.
-constexpr int64_t kDotsAhead = 4096;  // bytes of each stream: more than what arrives in one memory latency
-
+// Dots: one vector of scores, lane r*T + j for row r and token j of T = kLanes / R; q: [spans][parts][R][kLanes].
 template <class E, int R>
-[[gnu::noinline]] void dots(const float* q, int64_t dk, const E* k, int64_t k_stride, float* s) {
-  constexpr int T = kLanes / R;
+[[gnu::noinline]] void dots(const float* q, int64_t spans, const E* k, int64_t k_stride, float* s, Prefetch fetch) {
+  constexpr int T = kLanes / R, kWidth = kSpan<E> * kLanes;
   Vec acc[kLanes] = {};
-  for (int64_t i = 0; i < dk; i += kLanes) {
+  for (int64_t i = 0; i < spans; ++i) {
+    fetch(T * kWidth * static_cast<int>(sizeof(E)));
     MMB_UNROLL
-    for (int j = 0; j < T; ++j) {
-      const E* key = k + j * k_stride + i;
-      prefetch(reinterpret_cast<const char*>(key) + kDotsAhead);
-      const Vec values = load(key);
+    for (int part = 0; part < kSpan<E>; ++part) {
+      Vec row[R];
       MMB_UNROLL
-      for (int r = 0; r < R; ++r) acc[r * T + j] = fma(values, load(q + r * dk + i), acc[r * T + j]);
+      for (int r = 0; r < R; ++r) row[r] = load(q + (part * R + r) * kLanes);
+      MMB_UNROLL
+      for (int j = 0; j < T; ++j) {
+        const Vec key = load_part(k + j * k_stride, part);
+        MMB_UNROLL
+        for (int r = 0; r < R; ++r) acc[r * T + j] = fma(key, row[r], acc[r * T + j]);
+      }
     }
+    q += kSpan<E> * R * kLanes;
+    k += kWidth;
   }
   store(s, sums(acc));
 }
@@ -206,44 +235,60 @@ MMB_OP void softmax(float* s, int64_t stride, int64_t vectors, bool masked, VecI
   else softmax_step<T, false>(s, stride, vectors, limit, m, l, alpha);
 }
 
-// o = alpha * o + P V for ROWS rows and NV vectors of the value. Weight of (token t, row r): p[t / T * stride + r*T + t % T].
+// o = alpha * o + P V for ROWS rows and NV spans of the value. Weight of (token t, row r): p[t / T * stride + r*T + t % T].
 template <class E, int ROWS, int NV, int T>
 [[gnu::noinline]] void mix(const float* p, int64_t p_stride, const float* alpha, const E* v, int64_t v_stride,
                            int64_t tokens, float* o, int64_t o_stride, Prefetch fetch) {
-  Vec acc[ROWS][NV];
+  constexpr int kVecs = NV * kSpan<E>;
+  Vec acc[ROWS][kVecs];
   MMB_UNROLL
   for (int r = 0; r < ROWS; ++r) {
     const Vec a = broadcast(alpha[r * T]);
     MMB_UNROLL
-    for (int n = 0; n < NV; ++n) acc[r][n] = a * load(o + r * o_stride + n * kLanes);
+    for (int n = 0; n < kVecs; ++n) acc[r][n] = a * load(o + r * o_stride + n * kLanes);
+    if constexpr (kSpan<E> == 2) {
+      MMB_UNROLL
+      for (int n = 0; n < kVecs; n += 2) unzip(acc[r][n], acc[r][n + 1], acc[r][n], acc[r][n + 1], Lanes());
+    }
   }
   for (int64_t t = 0; t < tokens; ++t) {
-    fetch();
-    Vec value[NV];
+    fetch(T == 1 ? 1 : kVecs * kLanes * static_cast<int>(sizeof(E)));
+    Vec value[kVecs];
     MMB_UNROLL
-    for (int n = 0; n < NV; ++n) value[n] = load(v + n * kLanes);
+    for (int n = 0; n < kVecs; ++n)
+      value[n] = load_part(v + n / kSpan<E> * kSpan<E> * kLanes, n % kSpan<E>);
     const float* weight = p + t / T * p_stride + t % T;
     MMB_UNROLL
     for (int r = 0; r < ROWS; ++r) {
       const Vec w = broadcast(weight[r * T]);
       MMB_UNROLL
-      for (int n = 0; n < NV; ++n) acc[r][n] = fma(w, value[n], acc[r][n]);
+      for (int n = 0; n < kVecs; ++n) acc[r][n] = fma(w, value[n], acc[r][n]);
     }
     v += v_stride;
   }
   MMB_UNROLL
   for (int r = 0; r < ROWS; ++r) {
+    if constexpr (kSpan<E> == 2) {
+      MMB_UNROLL
+      for (int n = 0; n < kVecs; n += 2) zip(acc[r][n], acc[r][n + 1], acc[r][n], acc[r][n + 1], Lanes());
+    }
     MMB_UNROLL
-    for (int n = 0; n < NV; ++n) store(o + r * o_stride + n * kLanes, acc[r][n]);
+    for (int n = 0; n < kVecs; ++n) store(o + r * o_stride + n * kLanes, acc[r][n]);
   }
 }
 
-// mix for a slice of `width` vectors, at most NV.
-template <class E, int ROWS, int T, int NV = kValueVecs>
+// Spans of the value at a time. Fewer rows leave registers for more; 8 vectors are enough to hide the latency of an FMA.
+template <class E>
+constexpr int max_spans(int rows) { return (kAccumulators / rows < 8 ? kAccumulators / rows : 8) / kSpan<E>; }
+
+// mix for a slice of `width` spans, at most NV.
+template <class E, int ROWS, int T, int NV = max_spans<E>(ROWS)>
 MMB_OP void mix_slice(int64_t width, const float* p, int64_t p_stride, const float* alpha, const E* v, int64_t v_stride,
                       int64_t tokens, float* o, int64_t o_stride, Prefetch fetch) {
-  if (width == NV) mix<E, ROWS, NV, T>(p, p_stride, alpha, v, v_stride, tokens, o, o_stride, fetch);
-  else if constexpr (NV > 1) mix_slice<E, ROWS, T, NV - 1>(width, p, p_stride, alpha, v, v_stride, tokens, o, o_stride, fetch);
+  if (width == NV)
+    mix<E, ROWS, NV, T>(p, p_stride, alpha, v, v_stride, tokens, o, o_stride, fetch);
+  else if constexpr (NV > 1)
+    mix_slice<E, ROWS, T, NV - 1>(width, p, p_stride, alpha, v, v_stride, tokens, o, o_stride, fetch);
 }
 
 // ---- A tile of query rows
@@ -288,7 +333,7 @@ struct Rows {
   int64_t group, o_stride;
 
   MMB_OP explicit Rows(const Problem& problem)
-      : a(problem), group(a.heads / a.kv_heads), o_stride(round_up(a.dv, kLanes)) {}
+      : a(problem), group(a.heads / a.kv_heads), o_stride(round_up(a.dv, 2 * kLanes)) {}
 
   MMB_OP int64_t new_tokens(int64_t b) const { return a.sequences.first[b + 1] - a.sequences.first[b]; }
   MMB_OP int64_t count(int64_t b) const { return new_tokens(b) * group; }
@@ -351,15 +396,25 @@ MMB_OP void pack_panels(const Rows& rows, const Tile& tile, float* packed) {
   }
 }
 
-// [R][whole vectors], absent rows zero.
-MMB_OP void pack_rows(const Rows& rows, const Tile& tile, int64_t R, float* packed) {
+// As dots reads them; absent rows are zero.
+template <class E, int R>
+MMB_OP void pack_rows(const Rows& rows, const Tile& tile, float* packed) {
+  constexpr int kWidth = kSpan<E> * kLanes;
   const int64_t dk = rows.a.dk;
   const Vec scale = broadcast(rows.a.scale * kLog2e);
-  for (int64_t r = 0; r < R; ++r) {
-    for (int64_t i = 0; i < dk; i += kLanes, packed += kLanes) {
-      if (r >= tile.rows) store(packed, Vec{});
-      else if (dk - i >= kLanes) store(packed, scale * load(query(rows, tile, r) + i));
-      else store(packed, scale * load_partial(query(rows, tile, r) + i, dk - i));
+  for (int64_t i = 0; i < dk; i += kWidth, packed += R * kWidth) {
+    for (int64_t r = 0; r < R; ++r) {
+      Vec v[kSpan<E>];
+      MMB_UNROLL
+      for (int part = 0; part < kSpan<E>; ++part) {
+        const int64_t from = i + part * kLanes, left = r < tile.rows ? dk - from : 0;
+        v[part] = left >= kLanes ? load(query(rows, tile, r) + from)
+                  : left > 0     ? load_partial(query(rows, tile, r) + from, left)
+                                 : Vec{};
+      }
+      if constexpr (kSpan<E> == 2) unzip(v[0], v[1], v[0], v[1], Lanes());
+      MMB_UNROLL
+      for (int part = 0; part < kSpan<E>; ++part) store(packed + (part * R + r) * kLanes, scale * v[part]);
     }
   }
 }
@@ -398,7 +453,8 @@ MMB_OP void panel_step(const Rows& rows, int64_t real, const float* q, const Blo
   for (int v = 0; v < NV; ++v)
     softmax<1>(w.s + v * kLanes, kWidth, visible, limit[v * kLanes] < begin + visible, limits(limit + v * kLanes, begin),
                p.m + v * kLanes, p.l + v * kLanes, w.alpha + v * kLanes);
-  const int64_t vectors = rows.o_stride / kLanes, slices = ceil_div(vectors, kValueVecs), row_tiles = ceil_div(real, kValueRows);
+  const int64_t vectors = ceil_div(rows.a.dv, kLanes), slices = ceil_div(vectors, max_spans<float>(kValueRows)),
+                row_tiles = ceil_div(real, kValueRows);
   for (int64_t i = 0; i < slices; ++i) {
     const int64_t first = vectors * i / slices, width = vectors * (i + 1) / slices - first;
     for (int64_t r = 0; r < row_tiles; ++r) {
@@ -439,16 +495,22 @@ MMB_OP void panels(const Rows& rows, const Tile& tile, const Loader& loader, int
 template <int R, class Loader>
 MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, int64_t begin, int64_t end,
                      const Workspace& w, const Partial& partial) {
-  constexpr int T = kLanes / R;
-  const int64_t dk = round_up(rows.a.dk, kLanes), vectors = rows.o_stride / kLanes, slices = ceil_div(vectors, kValueVecs);
-  pack_rows(rows, tile, R, w.q);
+  using E = typename Loader::Element;
+  constexpr int T = kLanes / R, kWidth = kSpan<E> * kLanes;
+  constexpr auto size = static_cast<int64_t>(sizeof(E));
+  const int64_t k_spans = ceil_div(rows.a.dk, kWidth), v_spans = ceil_div(rows.a.dv, kWidth),
+                slices = ceil_div(v_spans, max_spans<E>(R));
+  pack_rows<E, R>(rows, tile, w.q);
   begin_rows(rows, tile, kLanes, T, w, partial);
   for (int64_t t = begin; t < end; t += kBlock) {
     const int64_t count = min_of(kBlock, end - t), groups = ceil_div(count, T);
-    const auto block = loader.stored(t, count);
+    const Block<E> block = loader.stored(t, count);
+    // The next block lies behind this one.
+    const char* next_k = reinterpret_cast<const char*>(block.k + kBlock * block.k_stride);
+    const char* next_v = reinterpret_cast<const char*>(block.v + kBlock * block.v_stride);
     for (int64_t i = 0; i < groups; ++i)
-      dots<std::remove_cv_t<std::remove_pointer_t<decltype(block.k)>>, R>(w.q, dk, block.k + i * T * block.k_stride,
-                                                                          block.k_stride, w.s + i * kLanes);
+      dots<E, R>(w.q, k_spans, block.k + i * T * block.k_stride, block.k_stride, w.s + i * kLanes,
+                 {next_k + i * T * k_spans * kWidth * size, T * kWidth * size});
     VecInt limit = limits(w.limit, t);
     for (int lane = 0; lane < kLanes; ++lane) {
       const auto last = static_cast<int32_t>(count - lane % T);
@@ -456,12 +518,10 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
     }
     softmax<T>(w.s, kLanes, groups, groups * T > count || w.limit[0] < t + count, limit, partial.m, partial.l, w.alpha);
     for (int64_t i = 0; i < slices; ++i) {
-      const int64_t first = vectors * i / slices, width = vectors * (i + 1) / slices - first;
-      const auto* v = block.v + first * kLanes;
-      constexpr auto size = static_cast<int64_t>(sizeof *v);
-      mix_slice<std::remove_cv_t<std::remove_pointer_t<decltype(v)>>, R, T>(
-          width, w.s, kLanes, w.alpha, v, block.v_stride, count, partial.o + first * kLanes, rows.o_stride,
-          {reinterpret_cast<const char*>(v) + kDotsAhead, block.v_stride * size});
+      const int64_t first = v_spans * i / slices, width = v_spans * (i + 1) / slices - first;
+      mix_slice<E, R, T>(width, w.s, kLanes, w.alpha, block.v + first * kWidth, block.v_stride, count,
+                         partial.o + first * kWidth, rows.o_stride,
+                         {next_v + first * kWidth * size * count, width * kWidth * size});
     }
   }
   const Vec l = sum_of_lanes<T>(load(partial.l)), m = load(partial.m);
@@ -561,7 +621,7 @@ MMB_OP void attend(const Problem& problem, const LoaderFor& loader_for) {
 
   Scratch scratch;
   auto* places = scratch.shared<Place>(threads + 1);
-  const Workspace work{scratch.own<float>(most * round_up(problem.dk, kLanes)), scratch.own<float>(kBlock * kPanelRows),
+  const Workspace work{scratch.own<float>(most * round_up(problem.dk, 2 * kLanes)), scratch.own<float>(kBlock * kPanelRows),
                        scratch.own<float>(kPanelRows), scratch.own<int32_t>(most)};
   // Each thread's two partial results: of the tile that it shares with the thread before it, and of any other.
   const int64_t partial_size = round_up(most * (rows.o_stride + 2), 1024);

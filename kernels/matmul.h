@@ -68,13 +68,19 @@ template <class E>
       MMB_UNROLL
       for (int g = 0; g < kGroups; ++g) transpose(v[g]);
       // A vector reaches past its column's tokens, into columns that are written after it, except at the end.
-      for (int64_t c = 0; c < count; ++c, out += height) {
-        for (int64_t m = 0; m < height; m += kLanes) {
-          if (end - out - m >= kLanes)
-            store(out + m, v[m / kLanes][c]);
-          else
-            store_partial(out + m, v[m / kLanes][c], height - m < kLanes ? height - m : kLanes);
+      MMB_UNROLL
+      for (int c = 0; c < kLanes; ++c) {
+        if (c >= count) break;
+        MMB_UNROLL
+        for (int g = 0; g < kGroups; ++g) {
+          const int64_t left = height - g * kLanes;
+          float* to = out + g * kLanes;
+          if (end - to >= kLanes && left > 0)
+            store(to, v[g][c]);
+          else if (left > 0)
+            store_partial(to, v[g][c], left < kLanes ? left : kLanes);
         }
+        out += height;
       }
     }
   }

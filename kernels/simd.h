@@ -110,6 +110,18 @@ MMB_OP Vec upper_lanes(Vec a, Vec b, LaneList<I...>) {
   return __builtin_shufflevector(a, b, (I & W ? kLanes + I : I + W)...);
 }
 
+// a and b, one after the other: their lanes of even and of odd number, and back.
+template <int... I>
+MMB_OP void unzip(Vec a, Vec b, Vec& even, Vec& odd, LaneList<I...>) {
+  even = __builtin_shufflevector(a, b, (2 * I)...);
+  odd = __builtin_shufflevector(a, b, (2 * I + 1)...);
+}
+template <int... I>
+MMB_OP void zip(Vec even, Vec odd, Vec& a, Vec& b, LaneList<I...>) {
+  a = __builtin_shufflevector(even, odd, (I / 2 + I % 2 * kLanes)...);
+  b = __builtin_shufflevector(even, odd, (kLanes / 2 + I / 2 + I % 2 * kLanes)...);
+}
+
 // The sum (largest) of every W consecutive lanes, in each of them.
 template <int W = kLanes>
 MMB_OP Vec sum_of_lanes(Vec v) {
@@ -184,6 +196,13 @@ MMB_OP void load_columns(const bf16* line, Vec& even, Vec& odd) {
   memcpy(&bits, line, sizeof bits);
   even = (Vec)(bits << 16);
   odd = (Vec)(bits & 0xffff0000u);
+}
+
+// From here on the compiler does not know where p came from. It would else index many rows from one pointer, with more
+// offsets than there are registers.
+template <class P>
+MMB_OP void forget_origin(P*& p) {
+  __asm__("" : "+r"(p));
 }
 
 MMB_OP void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }

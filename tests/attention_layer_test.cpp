@@ -107,7 +107,7 @@ TEST(AttentionLayer, IsItsOps) {
                     nkv = shape.num_key_value_heads, dk = shape.qk_head_dim, dv = shape.v_head_dim;
       const auto op = [&]<class Op>(Op, const typename Op::Shape& s, const typename Op::Args& a) {
         for (const auto& k : Op::kernels())
-          if (k.impl == kernel.impl) k.run(s, a);
+          if (k.impl == kernel.impl) return k.run(s, a);
       };
       const auto project = [&](const std::vector<float>& x, const Matrix& w, const float* bias) {
         const int64_t tokens = static_cast<int64_t>(x.size()) / w.cols;

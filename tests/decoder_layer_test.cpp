@@ -78,6 +78,16 @@ TEST(DecoderLayer, IsItsParts) {
            shape.attention == Attention::absorbed ? "absorbed" : "expanded");
       for (size_t i = 0; i < hidden.size(); ++i) hidden[i] += args.x[i];
       op(RmsNorm(), {N, H}, {hidden.data(), args.post_norm, args.eps, normed.data()}, norm_algo);
+      if (shape.ffn == Ffn::moe) {
+        const MoeRouter::Shape& router = shape.moe_layer.router;
+        std::vector<float> scores(static_cast<size_t>(N * router.n_routed_experts)),
+            weights(static_cast<size_t>(N * 4));
+        std::vector<int32_t> indices(weights.size());
+        op(MoeRouter(), router,
+           {normed.data(), args.moe_layer.gate, args.moe_layer.bias, scores.data(), indices.data(), weights.data()},
+           MoeRouter::kernels()[0].algo);
+        EXPECT_EQ(indices, MoeExperts::route(shape.moe_layer.experts));
+      }
       args.dense_ffn.x = args.moe_layer.x = normed.data();
       args.dense_ffn.y = args.moe_layer.y = part.data();
       if (shape.ffn == Ffn::dense)

@@ -73,6 +73,18 @@ TEST(DenseFfn, SlabsAddUpToTheWhole) {
   }
 }
 
+TEST(DenseFfn, ShapesOfModels) {
+  const auto width = [](const char* spec, int64_t layer) {
+    return DenseFfn::shape(load_model(spec), layer, 1).intermediate_size;
+  };
+  EXPECT_EQ(width("Llama-3.1-8B", 31), 14336);
+  EXPECT_EQ(width("DeepSeek-V3", 2), 18432);
+  EXPECT_THROW(width("DeepSeek-V3", 3), Error);
+  EXPECT_EQ(width("DeepSeek-V2-Lite~dense_active", 0), 10944);
+  EXPECT_EQ(width("DeepSeek-V2-Lite~dense_active", 1), 8 * 1408);
+  EXPECT_EQ(width("DeepSeek-V3~dense_total", 60), 257 * 2048);
+}
+
 TEST(DenseFfn, FlopsAreCounted) {
   const DenseFfn::Shape shape{3, 19, 21};
   EXPECT_EQ((counted_flops<DenseFfn, reference::dense_ffn<Counted>>(shape, "panels")),

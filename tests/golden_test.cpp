@@ -48,7 +48,8 @@ int64_t size(const Values& values) {
 void expect_near(const std::string& what, const Values& actual, const Values& expected, double max_score = 0) {
   double largest = 0;
   for (float e : expected) largest = std::max(largest, std::abs(static_cast<double>(e)));
-  const Comparison c = compare({actual.begin(), actual.end()}, {expected.begin(), expected.end()});
+  const Comparison c =
+      compare(std::vector<double>(actual.begin(), actual.end()), std::vector<double>(expected.begin(), expected.end()));
   const double scale = largest > 0 ? largest : 1;
   const double bound = kTolerance * std::max(1.0, largest) * std::max(1.0, max_score / kPlainScore);
   EXPECT_LE(c.max_err * scale, bound) << what << " at " << c.worst_index << " of " << expected.size();
@@ -88,10 +89,12 @@ void each_algo(Impl impl, const typename Op::Shape& shape, const typename Op::Ar
   ASSERT_GT(kernels, 0) << Op::name << " has no kernel " << name(impl);
 }
 
-// The kernel of `impl`, of an op with one algo.
+// The kernel of `impl`, of an op whose algos all run the same.
 template <class Op>
 void run(Impl impl, const typename Op::Shape& shape, const typename Op::Args& args) {
-  each_algo<Op>(impl, shape, args, [](std::string_view) {});
+  for (const Kernel<Op>& kernel : Op::kernels())
+    if (kernel.impl == impl) return kernel.run(shape, args);
+  ADD_FAILURE() << Op::name << " has no kernel " << name(impl);
 }
 
 Values linear(Impl impl, const Values& x, const Matrix& w) {
@@ -121,19 +124,22 @@ PackedMatrix matrix(const Safetensors& file, const std::string& module, int64_t 
 
 // --- Steps: batches of sequences that grow ---
 
-// The new tokens of one step, packed: slots whose position is -1 are padding.
+// The new tokens of one step, packed: slots whose position is -1 are padding, and sequences that have no new token are
+// left out.
 struct Step {
   std::string name;                     // "step0."
-  std::vector<int64_t> padded;          // [sequences, slots]
+  std::vector<int64_t> padded;          // [the file's sequences, slots]
   std::vector<int64_t> slots;           // of each token, in the file's padded tensors
+  std::vector<int64_t> sequence;        // the file's, of each sequence here
   std::vector<int64_t> first, context;  // as Sequences has them
+  std::vector<int64_t> lengths;         // of the file's sequences after the step
   std::vector<int64_t> positions;       // [tokens]
   Values x;                             // [tokens, H]
 
-  int64_t batch() const { return padded[0]; }
+  int64_t batch() const { return static_cast<int64_t>(sequence.size()); }
   int64_t tokens() const { return first.back(); }
   Sequences sequences() const { return {batch(), first.data(), context.data()}; }
-  int64_t longest() const { return *std::max_element(context.begin(), context.end()); }
+  int64_t longest() const { return *std::max_element(lengths.begin(), lengths.end()); }
   // Shapes have one number of new tokens; that of a step is the longest sequence's.
   int64_t new_tokens() const {
     int64_t n = 0;
@@ -163,51 +169,102 @@ struct Step {
 
 std::vector<Step> read_steps(const Safetensors& file, int64_t H) {
   std::vector<Step> steps;
-  std::vector<int64_t> context;
+  std::vector<int64_t> lengths;
   for (;;) {
     Step step;
     step.name = "step" + std::to_string(steps.size()) + ".";
     const std::string ids = step.name + "in.position_ids";
     if (!file.has(ids) && !steps.empty()) return steps;
     step.padded = file.shape(ids);
-    if (step.padded.size() != 2 || (!context.empty() && step.padded[0] != static_cast<int64_t>(context.size())))
+    if (step.padded.size() != 2 || (!steps.empty() && step.padded[0] != steps[0].padded[0]))
       throw Error(file.file() + ": " + ids + ": expected [sequences, slots], the same sequences in every step");
-    context.resize(static_cast<size_t>(step.batch()));
     const auto& positions = file.i64(ids, step.padded);
+    lengths.resize(static_cast<size_t>(step.padded[0]));
     step.first = {0};
-    for (int64_t b = 0; b < step.batch(); ++b) {
-      for (int64_t s = 0; s < step.padded[1]; ++s) {
-        const int64_t slot = b * step.padded[1] + s, position = positions[static_cast<size_t>(slot)];
-        if (position < 0) continue;
+    for (int64_t b = 0; b < step.padded[0]; ++b) {
+      for (int64_t slot = b * step.padded[1]; slot < (b + 1) * step.padded[1]; ++slot) {
+        if (positions[static_cast<size_t>(slot)] < 0) continue;
         step.slots.push_back(slot);
-        step.positions.push_back(position);
-        ++context[static_cast<size_t>(b)];
+        step.positions.push_back(positions[static_cast<size_t>(slot)]);
       }
-      step.first.push_back(static_cast<int64_t>(step.slots.size()));
+      const auto tokens = static_cast<int64_t>(step.slots.size());
+      if (tokens == step.first.back()) continue;
+      lengths[static_cast<size_t>(b)] += tokens - step.first.back();
+      step.sequence.push_back(b);
+      step.first.push_back(tokens);
+      step.context.push_back(lengths[static_cast<size_t>(b)]);
     }
-    step.context = context;
+    if (step.slots.empty()) throw Error(file.file() + ": " + ids + ": expected a token");
+    step.lengths = lengths;
     step.x = step.pack(file.f32(step.name + "in.hidden_states", step.shape({H})));
     steps.push_back(step);
   }
 }
 
-// The rows that sequences fill of a cache [B, capacity, heads, width], or [B, heads, capacity, width] if `head_major`:
-// in order of sequence, token, head.
-Values filled_rows(const Values& cache, bool head_major, const std::vector<int64_t>& lengths, int64_t capacity,
-                   int64_t heads, int64_t width) {
+// The cache of all the file's sequences; the kernels of a step are given its sequences' part.
+struct Cache {
+  int64_t heads, capacity, width;
+  std::vector<Values> all;  // of each sequence: [heads, capacity, width]; what no token fills is NaN
+  Values batch;             // of the step's sequences
+
+  // With room for more tokens than `last` has.
+  Cache(const Step& last, int64_t head_count, int64_t row_width)
+      : heads(head_count),
+        capacity(last.longest() + 3),
+        width(row_width),
+        all(last.lengths.size(), poisoned(heads * capacity * width)) {}
+
+  void gather(const Step& step) {
+    batch.clear();
+    for (int64_t b : step.sequence)
+      batch.insert(batch.end(), all[static_cast<size_t>(b)].begin(), all[static_cast<size_t>(b)].end());
+  }
+  void scatter(const Step& step) {
+    const int64_t size = heads * capacity * width;
+    for (size_t i = 0; i < step.sequence.size(); ++i)
+      std::copy_n(batch.begin() + static_cast<int64_t>(i) * size, size,
+                  all[static_cast<size_t>(step.sequence[i])].begin());
+  }
+  // The filled rows, in order of sequence, token, head.
+  Values filled(const Step& last) const {
+    Values rows;
+    for (size_t b = 0; b < all.size(); ++b)
+      for (int64_t t = 0; t < last.lengths[b]; ++t)
+        for (int64_t h = 0; h < heads; ++h) {
+          const auto row = all[b].begin() + (h * capacity + t) * width;
+          rows.insert(rows.end(), row, row + width);
+        }
+    return rows;
+  }
+};
+
+struct KeyValueCache {
+  Cache k, v;
+
+  void gather(const Step& step) {
+    k.gather(step);
+    v.gather(step);
+  }
+  void scatter(const Step& step) {
+    k.scatter(step);
+    v.scatter(step);
+  }
+};
+
+// The filled rows of a file's cache [sequences, longest, heads, width].
+Values filled(const Values& cache, const Step& last) {
+  const int64_t row = size(cache) / (last.padded[0] * last.longest());
   Values rows;
-  for (int64_t b = 0; b < static_cast<int64_t>(lengths.size()); ++b)
-    for (int64_t t = 0; t < lengths[static_cast<size_t>(b)]; ++t)
-      for (int64_t h = 0; h < heads; ++h) {
-        const int64_t row = head_major ? (b * heads + h) * capacity + t : (b * capacity + t) * heads + h;
-        rows.insert(rows.end(), cache.begin() + row * width, cache.begin() + (row + 1) * width);
-      }
+  for (size_t b = 0; b < last.lengths.size(); ++b) {
+    const auto begin = cache.begin() + static_cast<int64_t>(b) * last.longest() * row;
+    rows.insert(rows.end(), begin, begin + last.lengths[b] * row);
+  }
   return rows;
 }
 
 // A cache tensor of the file, whose capacity is the longest sequence; `dims` follow [sequences, tokens].
 Values file_cache(const Safetensors& file, const std::string& tensor, const Step& last, std::vector<int64_t> dims) {
-  dims.insert(dims.begin(), {last.batch(), last.longest()});
+  dims.insert(dims.begin(), {last.padded[0], last.longest()});
   return file.f32(tensor, dims);
 }
 
@@ -216,8 +273,8 @@ double max_score(const Step& step, const Values& q, int64_t nh, const Values& ke
                  double scale) {
   const int64_t dk = size(q) / (step.tokens() * nh);
   double largest = 0;
-  for (int64_t b = 0; b < step.batch(); ++b) {
-    const auto i = static_cast<size_t>(b);
+  for (size_t i = 0; i < step.sequence.size(); ++i) {
+    const int64_t b = step.sequence[i];
     for (int64_t n = step.first[i]; n < step.first[i + 1]; ++n)
       for (int64_t h = 0; h < nh; ++h)
         for (int64_t t = 0; t < step.context[i] - (step.first[i + 1] - 1 - n); ++t) {
@@ -230,9 +287,6 @@ double max_score(const Step& step, const Values& q, int64_t nh, const Values& ke
   }
   return largest;
 }
-
-// The caches that kernels are given have room for more tokens; what no token fills is NaN.
-constexpr int64_t kRoom = 3;
 
 // body(impl, algo) runs every kernel of an op over a batch; the reference takes the packed tokens as its units.
 template <class Op>
@@ -276,16 +330,8 @@ struct DenseAttention {
     return AttentionLayer::shape(model, step.batch(), step.new_tokens(), step.longest());
   }
 
-  // Caches for `last`'s tokens, and the layer's arguments for `step`.
-  struct Caches {
-    int64_t capacity;
-    Values k, v;
-  };
-  Caches caches(const Step& last) const {
-    const int64_t capacity = last.longest() + kRoom;
-    return {capacity, poisoned(last.batch() * nkv * capacity * dk), poisoned(last.batch() * nkv * capacity * dv)};
-  }
-  AttentionLayer::Args args(const Step& step, const Values& x, Caches& cache, Values& y) const {
+  KeyValueCache caches(const Step& last) const { return {Cache(last, nkv, dk), Cache(last, nkv, dv)}; }
+  AttentionLayer::Args args(const Step& step, const Values& x, KeyValueCache& cache, Values& y) const {
     return {.sequences = step.sequences(),
             .x = x.data(),
             .positions = step.positions.data(),
@@ -304,10 +350,10 @@ struct DenseAttention {
             .eps = static_cast<float>(model.rms_norm_eps),
             .inv_freq = frequencies.inv_freq.data(),
             .attention_factor = frequencies.attention_factor,
-            .k_cache = cache.k.data(),
-            .v_cache = cache.v.data(),
+            .k_cache = cache.k.batch.data(),
+            .v_cache = cache.v.batch.data(),
             .cache_dtype = DType::f32,
-            .capacity = cache.capacity,
+            .capacity = cache.k.capacity,
             .scale = static_cast<float>(scale),
             .y = y.data()};
   }
@@ -324,22 +370,21 @@ struct DenseAttention {
     return heads;
   }
 
-  void expect_caches(const Safetensors& file, const std::string& prefix, const Step& last, const Caches& cache,
+  void expect_caches(const Safetensors& file, const std::string& prefix, const Step& last, const KeyValueCache& cache,
                      double score) const {
     for (bool keys : {true, false}) {
       const int64_t width = keys ? dk : dv;
       const std::string tensor = prefix + (keys ? "k" : "v");
-      expect_near(
-          tensor, filled_rows(keys ? cache.k : cache.v, true, last.context, cache.capacity, nkv, width),
-          filled_rows(file_cache(file, tensor, last, {nkv, width}), false, last.context, last.longest(), nkv, width),
-          score);
+      expect_near(tensor, (keys ? cache.k : cache.v).filled(last),
+                  filled(file_cache(file, tensor, last, {nkv, width}), last), score);
     }
   }
 };
 
 void expect_metadata_near(const Safetensors& file, const std::string& key, double actual) {
   const auto found = file.metadata().find(key);
-  if (found != file.metadata().end()) EXPECT_NEAR(actual, std::stod(found->second), 1e-9 * std::abs(actual)) << key;
+  if (found == file.metadata().end()) return;
+  EXPECT_NEAR(actual, std::stod(found->second), 1e-9 * std::abs(actual)) << key;
 }
 
 // The file's value is rounded to f32.
@@ -364,9 +409,10 @@ void gqa_attention(const Safetensors& file, const Model& model) {
   const Values keys = file_cache(file, "cache.k", last, {nkv, dk});
   for (Impl impl : supported_impls()) {
     SCOPED_TRACE(name(impl));
-    DenseAttention::Caches cache = layer.caches(last);
+    KeyValueCache cache = layer.caches(last);
     for (const Step& step : steps) {
       SCOPED_TRACE(step.name);
+      cache.gather(step);
       const Values expected_q = step.out(file, "q", {nh, dk});
       const double score = max_score(step, expected_q, nh, keys, nkv, last.longest(), layer.scale);
       Values y = poisoned(step.tokens() * H);
@@ -379,10 +425,10 @@ void gqa_attention(const Safetensors& file, const Model& model) {
       Values context = poisoned(step.tokens() * nh * dv);
       const AttentionPrefill::Args args{step.sequences(),
                                         q.data(),
-                                        cache.k.data(),
-                                        cache.v.data(),
+                                        cache.k.batch.data(),
+                                        cache.v.batch.data(),
                                         DType::f32,
-                                        cache.capacity,
+                                        cache.k.capacity,
                                         static_cast<float>(layer.scale),
                                         context.data()};
       const AttentionPrefill::Shape shape{step.batch(), step.new_tokens(), step.longest(), 0, nh, nkv, dk, dv};
@@ -392,8 +438,8 @@ void gqa_attention(const Safetensors& file, const Model& model) {
       };
       each_algo<AttentionPrefill>(impl, units_of<AttentionPrefill>(impl, shape, step), args, compare_context);
       // A decode step has one new token for each sequence.
-      if (step.new_tokens() == 1 && step.tokens() == step.batch())
-        each_algo<AttentionDecode>(impl, shape, args, compare_context);
+      if (step.new_tokens() == 1) each_algo<AttentionDecode>(impl, shape, args, compare_context);
+      cache.scatter(step);
     }
     layer.expect_caches(file, "cache.", last, cache, 0);
   }
@@ -442,14 +488,8 @@ struct LatentAttentionWeights {
     return MlaLayer::shape(model, step.batch(), step.new_tokens(), step.longest());
   }
 
-  struct Cache {
-    int64_t capacity;
-    Values rows;  // [B, capacity, R + D]
-  };
-  Cache cache(const Step& last) const {
-    const int64_t capacity = last.longest() + kRoom;
-    return {capacity, poisoned(last.batch() * capacity * (R + D))};
-  }
+  // One row for a token: [R + D].
+  Cache cache(const Step& last) const { return Cache(last, 1, R + D); }
   MlaLayer::Args args(const Step& step, const Values& x, Cache& cache, Values& y) const {
     return {.sequences = step.sequences(),
             .x = x.data(),
@@ -462,7 +502,7 @@ struct LatentAttentionWeights {
             .eps = kLatentEps,
             .inv_freq = frequencies.inv_freq.data(),
             .attention_factor = frequencies.attention_factor,
-            .cache = cache.rows.data(),
+            .cache = cache.batch.data(),
             .cache_dtype = DType::f32,
             .capacity = cache.capacity,
             .w_uk = uk.matrix(),
@@ -490,7 +530,7 @@ struct LatentAttentionWeights {
                      .inv_freq = frequencies.inv_freq.data(),
                      .attention_factor = frequencies.attention_factor,
                      .q = q.data(),
-                     .cache = cache.rows.data(),
+                     .cache = cache.batch.data(),
                      .cache_dtype = DType::f32,
                      .capacity = cache.capacity});
     return q;
@@ -515,16 +555,14 @@ struct LatentAttentionWeights {
 
   void expect_cache(const Safetensors& file, const std::string& prefix, const Step& last, const Cache& cache,
                     double score) const {
-    const Values rows = filled_rows(cache.rows, false, last.context, cache.capacity, 1, R + D);
+    const Values rows = cache.filled(last);
     for (bool latent : {true, false}) {
       const int64_t width = latent ? R : D;
       const std::string tensor = prefix + (latent ? "compressed_kv" : "k_pe");
       Values part;
       for (auto row = rows.begin(); row != rows.end(); row += R + D)
         part.insert(part.end(), latent ? row : row + R, latent ? row + R : row + R + D);
-      expect_near(tensor, part,
-                  filled_rows(file_cache(file, tensor, last, {width}), false, last.context, last.longest(), 1, width),
-                  score);
+      expect_near(tensor, part, filled(file_cache(file, tensor, last, {width}), last), score);
     }
   }
 };
@@ -536,19 +574,12 @@ Values columns(const Values& rows, int64_t width, int64_t begin, int64_t end) {
   return part;
 }
 
-// The cache of expanded keys and values that a model without MLA would keep.
-struct ExpandedCache {
-  Values k, v;  // [B, nh, capacity, dn + D], [B, nh, capacity, dv]
-};
-
 // Expands the latents of the step's tokens, head by head, by the kernels of `impl`.
-void expand(Impl impl, const LatentAttentionWeights& w, const Step& step, const LatentAttentionWeights::Cache& cache,
-            ExpandedCache& expanded) {
+void expand(Impl impl, const LatentAttentionWeights& w, const Step& step, const Cache& cache, KeyValueCache& expanded) {
   const int64_t dk = w.dn + w.D;
   for (size_t b = 0; b < step.context.size(); ++b) {
     const int64_t end = step.context[b], begin = end - (step.first[b + 1] - step.first[b]);
-    if (begin == end) continue;
-    const auto rows = cache.rows.begin() + static_cast<int64_t>(b) * cache.capacity * (w.R + w.D);
+    const auto rows = cache.batch.begin() + static_cast<int64_t>(b) * cache.capacity * (w.R + w.D);
     const Values fresh(rows + begin * (w.R + w.D), rows + end * (w.R + w.D));
     const Values latents = columns(fresh, w.R + w.D, 0, w.R);
     for (int64_t h = 0; h < w.nh; ++h) {
@@ -556,9 +587,9 @@ void expand(Impl impl, const LatentAttentionWeights& w, const Step& step, const 
                    values = linear(impl, latents, w.uv.matrix().nth(h));
       for (int64_t t = begin; t < end; ++t) {
         const int64_t i = t - begin, row = (static_cast<int64_t>(b) * w.nh + h) * cache.capacity + t;
-        std::copy_n(keys.begin() + i * w.dn, w.dn, expanded.k.begin() + row * dk);
-        std::copy_n(fresh.begin() + i * (w.R + w.D) + w.R, w.D, expanded.k.begin() + row * dk + w.dn);
-        std::copy_n(values.begin() + i * w.dv, w.dv, expanded.v.begin() + row * w.dv);
+        std::copy_n(keys.begin() + i * w.dn, w.dn, expanded.k.batch.begin() + row * dk);
+        std::copy_n(fresh.begin() + i * (w.R + w.D) + w.R, w.D, expanded.k.batch.begin() + row * dk + w.dn);
+        std::copy_n(values.begin() + i * w.dv, w.dv, expanded.v.batch.begin() + row * w.dv);
       }
     }
   }
@@ -588,11 +619,12 @@ void mla_attention(const Safetensors& file, const Model& model) {
   const Values keys = file_cache(file, "cache.k_full", last, {nh, dk});
   for (Impl impl : supported_impls()) {
     SCOPED_TRACE(name(impl));
-    LatentAttentionWeights::Cache cache = w.cache(last);
-    ExpandedCache expanded{poisoned(last.batch() * nh * cache.capacity * dk),
-                           poisoned(last.batch() * nh * cache.capacity * dv)};
+    Cache cache = w.cache(last);
+    KeyValueCache expanded{Cache(last, nh, dk), Cache(last, nh, dv)};
     for (const Step& step : steps) {
       SCOPED_TRACE(step.name);
+      cache.gather(step);
+      expanded.gather(step);
       const int64_t N = step.tokens();
       const Values q = w.project(impl, step, step.x, cache);
       const Values q_nope = columns(q, dk, 0, dn), q_pe = columns(q, dk, dn, dk);
@@ -616,7 +648,7 @@ void mla_attention(const Safetensors& file, const Model& model) {
       Values latent_context = poisoned(N * nh * R);
       each_algo<LatentAttention>(
           impl, units_of<LatentAttention>(impl, {step.batch(), step.new_tokens(), step.longest(), 0, nh, R, D}, step),
-          {step.sequences(), q_latent.data(), cache.rows.data(), DType::f32, cache.capacity,
+          {step.sequences(), q_latent.data(), cache.batch.data(), DType::f32, cache.capacity,
            static_cast<float>(w.scale), latent_context.data()},
           [&](std::string_view) {
             expect_near("latent_context", latent_context, step.out(file, "latent_context", {nh, R}), score);
@@ -625,11 +657,16 @@ void mla_attention(const Safetensors& file, const Model& model) {
       expand(impl, w, step, cache, expanded);
       Values context = poisoned(N * nh * dv);
       const MlaDecode::Shape shape{step.batch(), step.new_tokens(), step.longest(), 0, nh, R, dn, D, dv};
-      MlaDecode::Args args{step.sequences(),  q.data(),
-                           cache.rows.data(), nullptr,
-                           nullptr,           DType::f32,
-                           cache.capacity,    {},
-                           w.uv.matrix(),     static_cast<float>(w.scale),
+      MlaDecode::Args args{step.sequences(),
+                           q.data(),
+                           cache.batch.data(),
+                           nullptr,
+                           nullptr,
+                           DType::f32,
+                           cache.capacity,
+                           {},
+                           w.uv.matrix(),
+                           static_cast<float>(w.scale),
                            context.data()};
       const auto expect_context = [&](auto op) {
         using Op = decltype(op);
@@ -638,8 +675,8 @@ void mla_attention(const Safetensors& file, const Model& model) {
           SCOPED_TRACE(std::string(Op::name) + "/" + kernel.algo);
           args.w_uk = w.key_matrix(kernel.algo);
           const bool from_expanded = std::is_same_v<Op, MlaDecode> && kernel.algo == std::string_view("expanded");
-          args.k = from_expanded ? expanded.k.data() : nullptr;
-          args.v = from_expanded ? expanded.v.data() : nullptr;
+          args.k = from_expanded ? expanded.k.batch.data() : nullptr;
+          args.v = from_expanded ? expanded.v.batch.data() : nullptr;
           std::fill(context.begin(), context.end(), kNaN);
           kernel.run(units_of<Op>(impl, shape, step), args);
           expect_near("attn_context", context, step.out(file, "attn_context", {nh * dv}), score);
@@ -657,13 +694,12 @@ void mla_attention(const Safetensors& file, const Model& model) {
         kernel.run(units_of<MlaLayer>(impl, w.shape(step), step), layer);
         expect_near("attn_output", y, step.out(file, "attn_output", {H}), score);
       }
+      cache.scatter(step);
+      expanded.scatter(step);
     }
     w.expect_cache(file, "cache.", last, cache, 0);
-    expect_near("k_full", filled_rows(expanded.k, true, last.context, cache.capacity, nh, dk),
-                filled_rows(keys, false, last.context, last.longest(), nh, dk));
-    expect_near(
-        "v_full", filled_rows(expanded.v, true, last.context, cache.capacity, nh, dv),
-        filled_rows(file_cache(file, "cache.v_full", last, {nh, dv}), false, last.context, last.longest(), nh, dv));
+    expect_near("k_full", expanded.k.filled(last), filled(keys, last));
+    expect_near("v_full", expanded.v.filled(last), filled(file_cache(file, "cache.v_full", last, {nh, dv}), last));
   }
 }
 
@@ -900,8 +936,8 @@ void decoder(const Safetensors& file, const Model& model) {
   for (Impl impl : supported_impls()) {
     SCOPED_TRACE(name(impl));
     score = 0;
-    std::vector<DenseAttention::Caches> caches;
-    std::vector<LatentAttentionWeights::Cache> latent_caches;
+    std::vector<KeyValueCache> caches;
+    std::vector<Cache> latent_caches;
     for (const Layer& layer : attentions) {
       if (layer.dense) caches.push_back(layer.dense->caches(last));
       if (layer.latent) latent_caches.push_back(layer.latent->cache(last));
@@ -909,6 +945,8 @@ void decoder(const Safetensors& file, const Model& model) {
     for (const Step& step : steps) {
       const int64_t N = step.tokens();
       Values hidden = step.x, expected_hidden = step.x;
+      for (KeyValueCache& cache : caches) cache.gather(step);
+      for (Cache& cache : latent_caches) cache.gather(step);
       for (int64_t l = 0; l < layers; ++l) {
         const std::string out = "layer" + std::to_string(l) + ".";
         SCOPED_TRACE(step.name + out);
@@ -941,7 +979,8 @@ void decoder(const Safetensors& file, const Model& model) {
           ways = {DecoderLayer::Attention::dense};
         } else {
           const LatentAttentionWeights& latent = *layer.latent;
-          LatentAttentionWeights::Cache unused = latent.cache(last);
+          Cache unused = latent.cache(last);
+          unused.gather(step);
           const Values q = latent.project(Impl::reference, step, expected_normed, unused);
           score = std::max(score, max_score(step, q, latent.nh, layer.keys, latent.nh, last.longest(), latent.scale));
           shape.mla_layer = latent.shape(step);
@@ -1000,6 +1039,8 @@ void decoder(const Safetensors& file, const Model& model) {
         }
         hidden = block;
       }
+      for (KeyValueCache& cache : caches) cache.scatter(step);
+      for (Cache& cache : latent_caches) cache.scatter(step);
       expect_near(step.name + "final_norm", rms_norm(impl, hidden, norm_weight("model.norm"), model.rms_norm_eps),
                   step.out(file, "final_norm", {H}), score);
     }
@@ -1053,6 +1094,10 @@ void rope(const Safetensors& file) {
     expect_inv_freq(frequencies.inv_freq, file.f32(variant + ".out.inv_freq", {half}));
 
     const Values& x = file.f32(variant + ".in.x", {N, D});
+    // The implementations of x_half first bring the pairs of their checkpoint's layout, (2i, 2i+1), to (i, i + D/2).
+    Values halves;
+    for (int64_t n = 0; n < N; ++n)
+      for (int64_t i = 0; i < D; ++i) halves.push_back(x[static_cast<size_t>(n * D + i % half * 2 + i / half)]);
     // A pair (1, 0) turns into its cosine and sine.
     Values unit;
     for (int64_t i = 0; i < N * D; ++i) unit.push_back(i % 2 == 0 ? 1.f : 0.f);
@@ -1070,7 +1115,7 @@ void rope(const Safetensors& file) {
       expect_near("sin", columns(turned, 2, 1, 2), file.f32(variant + ".out.sin", {N, half}));
       expect_near("x_interleaved", rotate(x, Rope::Pairs::interleaved),
                   file.f32(variant + ".out.x_interleaved", {N, D}));
-      expect_near("x_half", rotate(x, Rope::Pairs::half), file.f32(variant + ".out.x_half", {N, D}));
+      expect_near("x_half", rotate(halves, Rope::Pairs::half), file.f32(variant + ".out.x_half", {N, D}));
     }
   }
   EXPECT_GT(variants, 0) << file.file() << ": __metadata__: expected a config.V";

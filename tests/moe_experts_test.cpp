@@ -59,11 +59,24 @@ TEST(MoeExperts, KernelsMatchReference) {
     expect_kernels_match_reference<MoeExperts, reference::moe_experts<double>>(shape);
 }
 
-// More gathered tokens than one wave holds.
+// More gathered tokens than one wave holds: of all experts, and of one. A few tokens of each are checked.
 TEST(MoeExperts, WavesMatchReference) {
-  const Shape shape{80, 16384, 2, 6, 3, 1};
-  ASSERT_GT(shape.tokens * (shape.num_experts_per_tok + 1) * shape.hidden_size, int64_t{4} << 20);
-  expect_kernels_match_reference<MoeExperts, reference::moe_experts<double>>(shape);
+  constexpr int64_t kWaveFloats = int64_t{4} << 20;
+  const Shape all{80, 16384, 2, 6, 3, 1}, one{300, 16384, 2, 1, 1, 0};
+  ASSERT_GT(all.tokens * (all.num_experts_per_tok + 1) * all.hidden_size, kWaveFloats);
+  ASSERT_GT(one.tokens * one.hidden_size, kWaveFloats);
+  with_each_kernel([&](const auto& kernel) {
+    if (kernel.impl == Impl::reference) return;
+    for (const Shape& shape : {all, one}) {
+      MoeExperts::Problem problem(shape, DType::f32, kernel.algo, test_arena(), 7);
+      kernel.run(shape, problem.args());
+      for (int64_t unit : {int64_t{0}, shape.tokens / 2, shape.tokens - 1}) {
+        reference::moe_experts<double>(shape, problem.expected(), {unit, unit + 1});
+        const Output y = problem.outputs(problem.args(), unit)[0];
+        EXPECT_LE(compare(y.values, problem.outputs(problem.expected(), unit)[0].values).max_err, y.tolerance) << unit;
+      }
+    }
+  });
 }
 
 TEST(MoeExperts, ThreadsGiveTheSameBits) {

@@ -49,6 +49,40 @@ TEST(MoeLayer, TheRouterChoosesTheRoutingOfTheShape) {
   }
 }
 
+TEST(MoeLayer, ShapesOfModels) {
+  const MoeLayer::Shape v3 = MoeLayer::shape(load_model("DeepSeek-V3"), 8, Routing::zipf);
+  EXPECT_EQ(v3.router.hidden_size, 7168);
+  EXPECT_EQ(v3.router.n_routed_experts, 256);
+  EXPECT_EQ(v3.router.num_experts_per_tok, 8);
+  EXPECT_EQ(v3.router.n_group, 8);
+  EXPECT_EQ(v3.router.topk_group, 4);
+  EXPECT_EQ(v3.router.scoring, Scoring::sigmoid);
+  EXPECT_EQ(v3.router.group_score, GroupScore::top2_sum);
+  EXPECT_TRUE(v3.router.norm_topk_prob);
+  EXPECT_EQ(v3.router.routed_scaling_factor, 2.5f);
+  EXPECT_EQ(v3.experts.moe_intermediate_size, 2048);
+  EXPECT_EQ(v3.experts.shared_intermediate_size, 2048);
+  EXPECT_EQ(v3.experts.topk_group, 4);
+  EXPECT_EQ(MoeLayer::key(v3), "tokens:8/routing:zipf");
+
+  const MoeRouter::Shape v2 = MoeRouter::shape(load_model("DeepSeek-V2"), 1);
+  EXPECT_EQ(v2.topk_group, 3);
+  EXPECT_EQ(v2.group_score, GroupScore::maximum);
+  EXPECT_FALSE(v2.norm_topk_prob);
+  EXPECT_EQ(v2.routed_scaling_factor, 16);
+
+  const MoeLayer::Shape lite = MoeLayer::shape(load_model("DeepSeek-V2-Lite"), 1);
+  EXPECT_EQ(lite.router.n_group, 1);
+  EXPECT_EQ(lite.router.topk_group, 1);
+  EXPECT_EQ(lite.experts.shared_intermediate_size, 2816);
+
+  const MoeLayer::Shape mixtral = MoeLayer::shape(load_model("Mixtral-8x7B"), 1);
+  EXPECT_TRUE(mixtral.router.norm_topk_prob);
+  EXPECT_EQ(mixtral.experts.moe_intermediate_size, 14336);
+  EXPECT_EQ(mixtral.experts.shared_intermediate_size, 0);
+  EXPECT_THROW(MoeLayer::shape(load_model("Llama-3.1-8B"), 1), Error);
+}
+
 TEST(MoeLayer, CostIsThatOfItsParts) {
   for (const MoeLayer::Shape& shape : layers(3, Routing::uniform)) {
     EXPECT_EQ((counted_flops<MoeLayer, reference::moe_layer<Counted>>(shape, "grouped")),

@@ -5,15 +5,16 @@
 //   absorbed    W_UK and W_UV leave the sum: q_latent = W_UK[h]^T q_nope attends to the latents, W_UV[h] ends it
 //   reexpanded  k and v are made from the cached latents in every step: what absorption saves
 //   expanded    k and v are the cache: dense attention, with the cache that MLA saves
-// Shapes  q [N, heads, dn+D] f32 · cache [B, capacity, R+D], k [B, heads, capacity, dn+D], v [B, heads, capacity, dv] cache
-//         dtype · w_uk heads x [dn, R], w_uv heads x [dv, R] in the row's type · out [N, heads, dv] f32
+// Shapes  q [N, heads, dn+D] f32 · cache [B, capacity, R+D], k [B, heads, capacity, dn+D],
+//         v [B, heads, capacity, dv] cache dtype · w_uk heads x [dn, R], w_uv heads x [dv, R] in the row's type ·
+//         out [N, heads, dv] f32
 //         R = kv_lora_rank, dn = qk_nope_head_dim, D = qk_rope_head_dim, dv = v_head_dim
 // Cost    T = cached tokens of all sequences, P = pairs of a new and a cached token that it sees (T for one new token each)
 //         absorbed    flops = 2*heads*(2R+D)*P + 2*N*heads*R*(dn+dv)
 //         reexpanded  flops = 2*heads*(dn+D+dv)*P + 2*T*heads*R*(dn+dv)
 //         both        bytes = heads*R*(dn+dv)*size(w) + T*(R+D)*size(cache) + 4*N*heads*(dn+D+dv)
 //         expanded    flops = 2*heads*(dn+D+dv)*P;  bytes = T*heads*(dn+D+dv)*size(cache) + 4*N*heads*(dn+D+dv)
-// Bound   absorbed: about 2*heads FLOP per cache element, compute from a few heads on, and its weights (V3: 33.5 MB in bf16)
+// Bound   absorbed: about 2*heads FLOP per cache element, compute from a few heads on; its weights (V3: 33.5 MB in bf16)
 //         below a thousand tokens; reexpanded: compute; expanded: the cache from memory
 // Traps   the scale comes from dn+D, not from R+D, and includes YaRN's factor; absorbed wants w_uk stored transposed
 // Source  DeepSeek-V2, arXiv:2405.04434, section 2.1 and appendix C

@@ -82,6 +82,7 @@ struct MlaLayer {
 };
 
 namespace reference {
+// Absorbed, the least work for a token; and with the contractions of the expanded form.
 template <class S>
 void mla_layer_absorbed(const MlaLayer::Shape& shape, const MlaLayer::Args& args, Range tokens);
 template <class S>

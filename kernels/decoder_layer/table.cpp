@@ -19,7 +19,7 @@ bool is_dense(const DecoderLayer::Shape& s) {
   return s.attention == DecoderLayer::Attention::dense;
 }
 
-const char* name(DecoderLayer::Attention attention) {
+const char* attention_name(DecoderLayer::Attention attention) {
   switch (attention) {
     case DecoderLayer::Attention::dense:
       return "dense";
@@ -62,7 +62,7 @@ DecoderLayer::Shape DecoderLayer::shape(const Model& model, int64_t layer, int64
 
 std::string DecoderLayer::key(const Shape& shape) {
   return (is_dense(shape) ? AttentionLayer::key(shape.attention_layer) : MlaLayer::key(shape.mla_layer)) +
-         "/attention:" + mmb::name(shape.attention) + "/ffn:" + (shape.ffn == Ffn::moe ? "moe" : "dense");
+         "/attention:" + attention_name(shape.attention) + "/ffn:" + (shape.ffn == Ffn::moe ? "moe" : "dense");
 }
 
 int64_t DecoderLayer::units(const Shape& shape) {
@@ -72,7 +72,7 @@ int64_t DecoderLayer::units(const Shape& shape) {
 std::vector<Cost> DecoderLayer::parts(const Shape& shape, DType dtype) {
   const Cost norm = RmsNorm::cost({units(shape), hidden_size(shape)}, dtype, "");
   std::vector<Cost> parts = is_dense(shape) ? AttentionLayer::parts(shape.attention_layer, dtype)
-                                            : MlaLayer::parts(shape.mla_layer, dtype, mmb::name(shape.attention));
+                                            : MlaLayer::parts(shape.mla_layer, dtype, attention_name(shape.attention));
   parts.insert(parts.end(), {norm, norm});
   if (shape.ffn == Ffn::dense) {
     parts.push_back(DenseFfn::cost(shape.dense_ffn, dtype, ""));
@@ -97,7 +97,7 @@ DecoderLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view
     attention_layer_.emplace(shape.attention_layer, dtype, "", arena, seed);
     attended = attention_layer_->args().o.cols;
   } else {
-    mla_layer_.emplace(shape.mla_layer, dtype, mmb::name(shape.attention), arena, seed);
+    mla_layer_.emplace(shape.mla_layer, dtype, attention_name(shape.attention), arena, seed);
     attended = mla_layer_->args().o.cols;
   }
   if (shape.ffn == Ffn::dense) {
@@ -109,26 +109,28 @@ DecoderLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view
     moe_layer_.emplace(shape.moe_layer, dtype, "", arena, seed + 10);
   }
 
-  // The FFN is to see about the tokens of its own Problem, whose routing does not hang on rounding. So these are the
-  // input, at a size of 16 times what attention adds (values of the arena's size through W_o), and the norm after
-  // attention has one weight, which gives them their size back. Attention is given the size that its Problem has.
-  x_ = Buffer<float>(N * H);
+  // The experts that the FFN's Problem has are those that its own tokens choose, by margins of a hundredth. So the norm
+  // after attention must give the FFN these tokens: they are the input, times `shrink`, of which attention adds 1/256
+  // (values of the arena's size through W_o); and eps outweighs the mean squares, so that all tokens are scaled alike.
   const float* tokens = dense_ffn_ ? dense_ffn_->args().x : moe_layer_->args().x;
   double squares = 0;
   for (int64_t i = 0; i < N * H; ++i) squares += static_cast<double>(tokens[i]) * tokens[i];
-  const double size = std::sqrt(squares / static_cast<double>(N * H));
-  const double shrink = 16 * Arena::kRms * Arena::kRms * std::sqrt(static_cast<double>(attended)) / size;
+  const double size = std::sqrt(squares / static_cast<double>(N * H)),
+               input_size = 256 * Arena::kRms * Arena::kRms * std::sqrt(static_cast<double>(attended)),
+               shrink = input_size / size, eps = 64 * input_size * input_size,
+               root = std::sqrt(input_size * input_size + eps);
+  x_ = Buffer<float>(N * H);
   for (int64_t i = 0; i < N * H; ++i) x_[i] = static_cast<float>(shrink * tokens[i]);
   input_norm_ = Buffer<float>(H);
-  fill_normal(input_norm_, seed + 20, 1 / std::sqrt(static_cast<double>(H)));
+  fill_normal(input_norm_, seed + 20, root / input_size / std::sqrt(static_cast<double>(H)));
   post_norm_ = Buffer<float>(H);
-  for (float& weight : post_norm_) weight = static_cast<float>(size);
+  for (float& weight : post_norm_) weight = static_cast<float>(root / shrink);
   y_ = Buffer<float>(N * H);
   expected_ = Buffer<float>(N * H);
   args_.x = x_.data();
   args_.input_norm = input_norm_.data();
   args_.post_norm = post_norm_.data();
-  args_.eps = 1e-6f;
+  args_.eps = static_cast<float>(eps);
   args_.y = y_.data();
   collect();
 }
@@ -159,8 +161,9 @@ const DecoderLayer::Args& DecoderLayer::Problem::expected() const {
 std::vector<Output> DecoderLayer::Problem::outputs(const Args& args, int64_t unit) const {
   const int64_t H = hidden_size(shape_);
   const float* y = args.y + unit * H;
-  const double tolerance = attention_layer_ ? attention_layer_->tolerance() : mla_layer_->tolerance();
-  return {{"y", {y, y + H}, tolerance}};
+  // Two f32 accumulations of the FFN, and attention's 1/256 of the output, with a margin for its size.
+  const double attention = attention_layer_ ? attention_layer_->tolerance() : mla_layer_->tolerance();
+  return {{"y", {y, y + H}, 256 * 0x1p-24 + attention / 64}};
 }
 
 }  // namespace mmb

@@ -14,7 +14,9 @@ std::span<const Kernel<DenseFfn>> DenseFfn::kernels() {
 }
 
 DenseFfn::Shape DenseFfn::shape(const Model& model, int64_t layer, int64_t tokens) {
-  MMB_REQUIRE(!model.mlp_bias && !model.is_moe_layer(layer), model.file << ": layer " << layer);
+  if (model.mlp_bias) throw Error(model.file + ": mlp_bias: expected false, FFNs have no biases here");
+  if (model.is_moe_layer(layer))
+    throw Error(model.file + ": layer " + std::to_string(layer) + ": expected one without experts");
   return {tokens, model.need(&Model::hidden_size), model.layers.at(static_cast<size_t>(layer)).intermediate_size};
 }
 

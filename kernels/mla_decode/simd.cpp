@@ -1,9 +1,9 @@
-// Absorbed. Bound: the multiply rate in the core (latent_attention), which is nearly all of it from a few thousand cached
+// Absorbed. Bound: the multiply rate in the core (latent_attention), nearly all of the time from a few thousand cached
 // tokens on; below, the absorption and up-projection weights from memory (V3: 33.5 MB in bf16 at any batch).
-// Idea: W_UK[h] runs backwards as an ordinary product of its transposed storage, for all new tokens at once, and the rope part
-// is copied behind; then the core; then W_UV[h].
-// Split: the (head, panel) list of each product, evenly and in order, so that every thread streams one contiguous piece of the
-// weights. A thread packs the tokens of its own heads, at most one more than without the cut inside a head.
+// Idea: W_UK[h] runs backwards as an ordinary product of its transposed storage, for all new tokens at once, and the rope
+// part is copied behind; then the core; then W_UV[h].
+// Split: the (head, panel) list of each product, evenly and in order, so that every thread streams one contiguous piece of
+// the weights. A thread packs the tokens of its own heads, at most one more than without the cut inside a head.
 // Expanded. Dense attention with as many key-value heads as heads.
 #include "mmb/mla_decode.h"
 

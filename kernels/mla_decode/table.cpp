@@ -87,7 +87,7 @@ MlaDecode::Problem::Problem(const Shape& shape, DType dtype, std::string_view al
       out_(batch_.tokens() * shape.num_attention_heads * shape.v_head_dim),
       expected_(out_.size()) {
   const int64_t R = shape.kv_lora_rank, dn = shape.qk_nope_head_dim, D = shape.qk_rope_head_dim;
-  // Cached values and weights have rms 0.0275, so an expanded key of dn dims has 0.0275^2 sqrt(R): scores of deviation 2.
+  // Cached values and weights have rms 0.0275, an expanded key then 0.0275^2 sqrt(R): scores of deviation 2.
   const double rms = 0.0275, nope = expanded_ ? rms : rms * rms * std::sqrt(static_cast<double>(R));
   const double score = std::sqrt(nope * nope * static_cast<double>(dn) + rms * rms * static_cast<double>(D));
   const double scale = 1 / std::sqrt(static_cast<double>(dn + D));

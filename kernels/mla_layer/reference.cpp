@@ -9,7 +9,7 @@ namespace mmb::reference {
 namespace {
 
 template <class S, class Attend>
-void mla_layer(const MlaLayer::Shape& shape, const MlaLayer::Args& args, Range tokens, Attend attend) {
+void compose(const MlaLayer::Shape& shape, const MlaLayer::Args& args, Range tokens, Attend attend) {
   const Sequences& sequences = args.sequences;
   const int64_t N = sequences.first[sequences.batch], H = shape.hidden_size, nh = shape.num_attention_heads,
                 dk = shape.qk_nope_head_dim + shape.qk_rope_head_dim, dv = shape.v_head_dim;
@@ -54,12 +54,12 @@ void mla_layer(const MlaLayer::Shape& shape, const MlaLayer::Args& args, Range t
 
 template <class S>
 void mla_layer_absorbed(const MlaLayer::Shape& shape, const MlaLayer::Args& args, Range tokens) {
-  mla_layer<S>(shape, args, tokens, mla_prefill<S>);
+  compose<S>(shape, args, tokens, mla_prefill<S>);
 }
 
 template <class S>
 void mla_layer_expanded(const MlaLayer::Shape& shape, const MlaLayer::Args& args, Range tokens) {
-  mla_layer<S>(shape, args, tokens, mla_prefill_expanded<S>);
+  compose<S>(shape, args, tokens, mla_prefill_expanded<S>);
 }
 
 template void mla_layer_absorbed<double>(const MlaLayer::Shape&, const MlaLayer::Args&, Range);

@@ -1,8 +1,8 @@
-// Bound: the multiply rate: R(dn+dv) FMAs per cached token and head to expand it, dn+D+dv per pair (V3: 131,072 and 320, so
-// expansion is half of the work at 400 query tokens).
-// Idea: attend.h with a loader that makes its blocks: the latents of kBlock tokens, laid out as the tokens of a product, times
-// W_UK[h] and W_UV[h]; the rope key is copied beside. 96 tokens x (192 + 128) f32 are 123 KB, in L2. All query rows of a head
-// are one tile, so that every block is expanded once for them.
+// Bound: the multiply rate: R(dn+dv) FMAs per cached token and head to expand it, dn+D+dv per pair (V3: 131,072 and 320,
+// so expansion is half of the work at 400 query tokens).
+// Idea: attend.h with a loader that makes its blocks: the latents of kBlock tokens, laid out as the tokens of a product,
+// times W_UK[h] and W_UV[h]; the rope key is copied beside. 96 tokens x (192 + 128) f32 are 123 KB, in L2. All query rows
+// of a head are one tile, so that every block is expanded once for them.
 // Split: attend.h's, by pairs: heads, and blocks of a head where there are more threads than heads.
 #include "mmb/mla_prefill.h"
 

@@ -46,7 +46,8 @@ std::vector<int32_t> draw(const std::vector<double>& rates, int64_t count, uint6
 }  // namespace
 
 MoeExperts::Shape MoeExperts::shape(const Model& model, int64_t tokens, Routing routing) {
-  MMB_REQUIRE(!model.mlp_bias && !model.shared_expert_gate, model.file << ": mlp_bias, shared_expert_gate");
+  if (model.shared_expert_gate)
+    throw Error(model.file + ": shared_expert_gate: expected false, the shared expert is not weighted here");
   const MoeRouter::Shape router = MoeRouter::shape(model, tokens);
   return {.tokens = tokens,
           .hidden_size = router.hidden_size,

@@ -15,8 +15,8 @@ std::span<const Kernel<MoeRouter>> MoeRouter::kernels() {
 }
 
 MoeRouter::Shape MoeRouter::shape(const Model& model, int64_t tokens) {
-  MMB_REQUIRE(!model.mlp_bias, model.file << ": mlp_bias");
-  const bool grouped = model.topk_method != "greedy";
+  if (model.mlp_bias) throw Error(model.file + ": mlp_bias: expected false, the router has no bias on its logits here");
+  const bool grouped = model.topk_method != "greedy" && model.n_group > 1;
   return {.tokens = tokens,
           .hidden_size = model.need(&Model::hidden_size),
           .n_routed_experts = model.need(&Model::n_routed_experts),
