@@ -119,7 +119,7 @@ bool Suite::selected(const std::string& name) const {
 
 std::vector<int64_t> Suite::shortest(int64_t batch, int64_t new_tokens, int64_t context) const {
   std::vector<int64_t> all = {0};
-  const int64_t parts = choose<int64_t>({}, {.smoke = {3}, .quick = {1}, .full = {8}}).front();
+  const int64_t parts = choose<int64_t>({}, {.smoke = {8}, .quick = {1}, .full = {8}}).front();
   const int64_t length = context / parts;
   if (batch > 1 && length >= new_tokens && length < context) all.push_back(length);
   return all;
@@ -140,8 +140,11 @@ void Suite::for_each_model(const ByProfile<std::string>& names, const std::funct
 }
 
 Model Suite::model(const std::string& name) const {
-  for (const Model& model : models_)
+  for (const Model& model : models_) {
     if (model.name == name) return model;
+    // A counterfactual of a file's model.
+    if (name.rfind(model.name + "~", 0) == 0) return counterfactual(model, name.substr(model.name.size() + 1));
+  }
   return load_model(name);
 }
 
@@ -150,6 +153,8 @@ void Suite::add_rows() {
     op_ = bench.op;
     if (selection_.ops.empty() || std::count(selection_.ops.begin(), selection_.ops.end(), op_)) bench.register_rows(*this);
   }
+  if (rows_.empty() && skipped_.empty() && !selection_.row.empty())
+    throw Error("--row: expected a name that `bench_mla list` prints, got '" + selection_.row + "'");
   if (rows_.empty())
     throw Error(skipped_.empty() ? "no row matches what the flags select; `bench_mla list` prints the rows of a profile"
                                  : "nothing to run: " + skipped_.front().first + ": " + skipped_.front().second);

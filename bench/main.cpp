@@ -91,10 +91,42 @@ std::string header(const Context& context, const Machine& machine) {
   return text.str();
 }
 
-// Rows and reasons, or models, one after the other in one string of the context.
-std::string facts(const Suite& suite) {
+// The rows that are not run, and why.
+std::string skipped_fact(const Suite& suite) {
   std::string text;
   for (const auto& [row, reason] : suite.skipped()) text += (text.empty() ? "" : "; ") + row + ": " + reason;
+  return text;
+}
+
+// The dimensions of every model that the rows name.
+std::string models_fact(Suite& suite) {
+  static constexpr std::pair<const char*, int64_t Model::*> kFields[] = {
+      {"hidden_size", &Model::hidden_size},
+      {"num_hidden_layers", &Model::num_hidden_layers},
+      {"num_attention_heads", &Model::num_attention_heads},
+      {"num_key_value_heads", &Model::num_key_value_heads},
+      {"head_dim", &Model::head_dim},
+      {"v_head_dim", &Model::v_head_dim},
+      {"q_lora_rank", &Model::q_lora_rank},
+      {"kv_lora_rank", &Model::kv_lora_rank},
+      {"qk_nope_head_dim", &Model::qk_nope_head_dim},
+      {"qk_rope_head_dim", &Model::qk_rope_head_dim},
+      {"intermediate_size", &Model::intermediate_size},
+      {"moe_intermediate_size", &Model::moe_intermediate_size},
+      {"n_routed_experts", &Model::n_routed_experts},
+      {"num_experts_per_tok", &Model::num_experts_per_tok},
+      {"shared_expert_intermediate_size", &Model::shared_expert_intermediate_size},
+  };
+  std::set<std::string> names;
+  for (const Row& row : suite.rows()) names.insert(row.name.model);
+  names.erase(no_model().name);
+  std::string text;
+  for (const std::string& name : names) {
+    const Model model = suite.model(name);
+    text += (text.empty() ? "" : "; ") + name + ":";
+    for (const auto& [field, member] : kFields)
+      if (model.*member) text += std::string(" ") + field + " " + std::to_string(model.*member);
+  }
   return text;
 }
 
@@ -114,7 +146,8 @@ int run(const Flags& flags, const std::vector<std::string>& command_line, const 
                                  .threads = suite.count(Threads::all)},
                                 machines);
   context["mmb.arena_bytes"] = std::to_string(suite.arena_bytes());
-  context["mmb.skipped"] = facts(suite);
+  context["mmb.skipped"] = skipped_fact(suite);
+  context["mmb.models"] = models_fact(suite);
   Reporter reporter(suite, flags.out.empty() ? default_file() : flags.out, header(context, best));
   reporter.set_context(context);
   suite.register_rows(!given(google_flags, "--benchmark_min_time"), !given(google_flags, "--benchmark_repetitions"));

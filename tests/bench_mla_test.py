@@ -10,7 +10,7 @@ import tempfile
 import time
 import unittest
 
-BENCH, SCHEMA = sys.argv[1:3]
+BENCH, SCHEMA = map(os.path.abspath, sys.argv[1:3])
 
 
 def run(*arguments, **options):

@@ -171,7 +171,7 @@ TEST(Rows, ARowIsFoundByItsNameWhateverTheProfile) {
       of_one.memory = selection.memory;
       select_row(of_one, name);
       Suite one(std::move(of_one));
-      one.add_rows();
+      ASSERT_NO_THROW(one.add_rows()) << name;
       ASSERT_EQ(one.rows().size(), 1u) << name;
       EXPECT_EQ(one.rows()[0].name.text(), name);
     }
