@@ -170,14 +170,13 @@ TEST(AttentionLayer, FlopsAreCounted) {
 TEST(AttentionLayer, OneTokenAlone) {
   const auto shape = shapes()[1];
   AttentionLayer::Problem problem(shape, DType::bf16, "composed", test_arena(), 3);
-  const AttentionLayer::Args& args = problem.expected();
-  const int64_t N = AttentionLayer::units(shape), H = shape.hidden_size;
-  reference::attention_layer<double>(shape, args, {0, N});
-  const std::vector<float> all(args.y, args.y + N * H);
-  std::fill(args.y, args.y + N * H, 0.f);
-  reference::attention_layer<double>(shape, args, {N - 2, N - 1});
-  EXPECT_EQ(std::vector<float>(args.y + (N - 2) * H, args.y + (N - 1) * H),
-            std::vector<float>(all.begin() + (N - 2) * H, all.begin() + (N - 1) * H));
+  // Two caches, both without the new tokens.
+  const AttentionLayer::Args &all = problem.expected(), &one = problem.args();
+  const int64_t N = AttentionLayer::units(shape), H = shape.hidden_size, n = N - 2;
+  reference::attention_layer<double>(shape, all, {0, N});
+  reference::attention_layer<double>(shape, one, {n, n + 1});
+  EXPECT_EQ(std::vector<float>(one.y + n * H, one.y + (n + 1) * H),
+            std::vector<float>(all.y + n * H, all.y + (n + 1) * H));
 }
 
 // What a kernel appended is gone from the arena once the problem moves on.

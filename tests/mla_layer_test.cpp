@@ -86,14 +86,13 @@ TEST(MlaLayer, FlopsAreCounted) {
 TEST(MlaLayer, OneTokenAlone) {
   const auto shape = shapes()[3];
   MlaLayer::Problem problem(shape, DType::bf16, "absorbed", test_arena(), 3);
-  const MlaLayer::Args& args = problem.expected();
-  const int64_t N = MlaLayer::units(shape), H = shape.hidden_size;
-  reference::mla_layer_absorbed<double>(shape, args, {0, N});
-  const std::vector<float> all(args.y, args.y + N * H);
-  std::fill(args.y, args.y + N * H, 0.f);
-  reference::mla_layer_absorbed<double>(shape, args, {N - 2, N - 1});
-  EXPECT_EQ(std::vector<float>(args.y + (N - 2) * H, args.y + (N - 1) * H),
-            std::vector<float>(all.begin() + (N - 2) * H, all.begin() + (N - 1) * H));
+  // Two caches, both without the new tokens.
+  const MlaLayer::Args &all = problem.expected(), &one = problem.args();
+  const int64_t N = MlaLayer::units(shape), H = shape.hidden_size, n = N - 2;
+  reference::mla_layer_absorbed<double>(shape, all, {0, N});
+  reference::mla_layer_absorbed<double>(shape, one, {n, n + 1});
+  EXPECT_EQ(std::vector<float>(one.y + n * H, one.y + (n + 1) * H),
+            std::vector<float>(all.y + n * H, all.y + (n + 1) * H));
 }
 
 }  // namespace
