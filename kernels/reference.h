@@ -94,7 +94,10 @@ Vector<S> row(const Matrix& m, int64_t r) {
 template <class S>
 Vector<S> times(const Matrix& m, const Vector<S>& x) {
   Vector<S> y(m.rows);
-  for (int64_t r = 0; r < m.rows; ++r) y[r] = dot(row<S>(m, r), x);
+  if constexpr (std::is_same_v<S, double>)
+    m.multiply(x.data(), y.data());
+  else
+    for (int64_t r = 0; r < m.rows; ++r) y[r] = dot(row<S>(m, r), x);
   return y;
 }
 

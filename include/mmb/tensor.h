@@ -54,6 +54,8 @@ struct Matrix {
   double at(int64_t row, int64_t col) const;
   // Elements at(row, 0) .. at(row, cols - 1).
   void copy_row(int64_t row, double* out) const;
+  // y = W x, for references.
+  void multiply(const double* x, double* y) const;
   int64_t bytes() const;
   // The `index`-th of consecutive matrices of this shape: one head's of a per-head projection.
   Matrix nth(int64_t index) const;
