@@ -31,8 +31,8 @@ const MlaLayer::Shape& checked(const MlaLayer::Shape& s) {
 std::span<const Kernel<MlaLayer>> MlaLayer::kernels() {
   static constexpr Kernel<MlaLayer> list[] = {
       {"absorbed", Impl::reference, reference::run<MlaLayer, reference::mla_layer_absorbed<double>>},
-      MMB_KERNEL(MlaLayer, "absorbed", mla_layer_absorbed){
-          "expanded", Impl::reference, reference::run<MlaLayer, reference::mla_layer_expanded<double>>},
+      {"expanded", Impl::reference, reference::run<MlaLayer, reference::mla_layer_expanded<double>>},
+      MMB_KERNEL(MlaLayer, "absorbed", mla_layer_absorbed)  //
       MMB_KERNEL(MlaLayer, "expanded", mla_layer_expanded)};
   return list;
 }

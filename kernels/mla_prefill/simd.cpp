@@ -14,6 +14,7 @@ namespace {
 
 template <class T>
 struct Expand {
+  using Element = float;  // of stored()
   const T* cache;     // of the sequence
   Matrix w_uk, w_uv;  // of the head
   int64_t R, dn, D, dv;
