@@ -64,17 +64,6 @@ std::vector<Impl> supported_impls() {
   return impls;
 }
 
-// A reference computes the units of its shape; packed tokens of uneven sequences are as many as those of one sequence.
-template <class Shape>
-void pack_units(Shape& shape, int64_t tokens) {
-  shape.batch = 1;
-  shape.new_tokens = tokens;
-}
-void pack_units(DecoderLayer::Shape& shape, int64_t tokens) {
-  pack_units(shape.attention_layer, tokens);
-  pack_units(shape.mla_layer, tokens);
-}
-
 // body(algo) after each kernel of `impl` has run.
 template <class Op, class Body>
 void each_algo(Impl impl, const typename Op::Shape& shape, const typename Op::Args& args, Body body) {
@@ -288,7 +277,18 @@ double max_score(const Step& step, const Values& q, int64_t nh, const Values& ke
   return largest;
 }
 
-// body(impl, algo) runs every kernel of an op over a batch; the reference takes the packed tokens as its units.
+// A reference computes the units of its shape; packed tokens of uneven sequences are as many as those of one sequence.
+template <class Shape>
+void pack_units(Shape& shape, int64_t tokens) {
+  shape.batch = 1;
+  shape.new_tokens = tokens;
+}
+void pack_units(DecoderLayer::Shape& shape, int64_t tokens) {
+  pack_units(shape.attention_layer, tokens);
+  pack_units(shape.mla_layer, tokens);
+}
+
+// The shape for a kernel of `impl` over the step's tokens.
 template <class Op>
 typename Op::Shape units_of(Impl impl, typename Op::Shape shape, const Step& step) {
   if (impl == Impl::reference) pack_units(shape, step.tokens());
@@ -706,13 +706,12 @@ void mla_attention(const Safetensors& file, const Model& model) {
 // --- Mixture of experts ---
 
 struct Router {
-  MoeRouter::Shape shape;
+  MoeRouter::Shape shape;  // of one token
   PackedMatrix gate;
   Values bias;
 
   // `prefix` is "model.layers.L.".
-  Router(const Safetensors& file, const Model& model, const std::string& prefix, int64_t tokens)
-      : shape(MoeRouter::shape(model, tokens)) {
+  Router(const Safetensors& file, const Model& model, const std::string& prefix) : shape(MoeRouter::shape(model, 1)) {
     const bool mixtral = file.has(prefix + "block_sparse_moe.gate.weight");
     const std::string module = prefix + (mixtral ? "block_sparse_moe." : "mlp.") + "gate";
     gate = matrix(file, module, shape.n_routed_experts, shape.hidden_size);
@@ -727,10 +726,12 @@ struct Router {
     std::vector<int32_t> indices;
   };
   Choice choose(Impl impl, const Values& x) const {
-    const int64_t N = shape.tokens, E = shape.n_routed_experts, K = shape.num_experts_per_tok;
+    const int64_t N = size(x) / shape.hidden_size, E = shape.n_routed_experts, K = shape.num_experts_per_tok;
     Choice choice{poisoned(N * E), poisoned(N * K), std::vector<int32_t>(static_cast<size_t>(N * K), -1)};
+    MoeRouter::Shape of_x = shape;
+    of_x.tokens = N;
     run<MoeRouter>(
-        impl, shape,
+        impl, of_x,
         {x.data(), gate.matrix(), bias_or_null(), choice.scores.data(), choice.indices.data(), choice.weights.data()});
     return choice;
   }
@@ -806,7 +807,7 @@ struct RoutedTokens {
 
 void router(const Safetensors& file, const Model& model) {
   const RoutedTokens tokens(file, model);
-  const Router router(file, model, "model.layers.0.", tokens.N);
+  const Router router(file, model, "model.layers.0.");
   for (Impl impl : supported_impls()) {
     SCOPED_TRACE(name(impl));
     tokens.expect_choice(file, router.choose(impl, tokens.x));
@@ -837,18 +838,16 @@ Values dense_ffn(Impl impl, const Ffn& ffn, const Values& x) {
 }
 
 struct Moe {
-  MoeLayer::Shape shape;
   Router router;
   std::vector<Ffn> owned;
   std::vector<Expert> experts;
   Ffn shared;
 
-  Moe(const Safetensors& file, const Model& model, const std::string& prefix, int64_t tokens)
-      : shape(MoeLayer::shape(model, tokens)), router(file, model, prefix, tokens) {
+  Moe(const Safetensors& file, const Model& model, const std::string& prefix) : router(file, model, prefix) {
     const bool mixtral = file.has(prefix + "block_sparse_moe.gate.weight");
-    const int64_t H = shape.experts.hidden_size, I = shape.experts.moe_intermediate_size,
-                  Is = shape.experts.shared_intermediate_size;
-    for (int64_t e = 0; e < shape.experts.n_routed_experts; ++e)
+    const MoeExperts::Shape s = MoeExperts::shape(model, 1);
+    const int64_t H = s.hidden_size, I = s.moe_intermediate_size, Is = s.shared_intermediate_size;
+    for (int64_t e = 0; e < s.n_routed_experts; ++e)
       owned.emplace_back(file,
                          prefix + (mixtral ? "block_sparse_moe.experts." : "mlp.experts.") + std::to_string(e) + ".",
                          mixtral ? kMixtralNames : kFfnNames, H, I);
@@ -863,193 +862,230 @@ struct Moe {
 
 void moe_block(const Safetensors& file, const Model& model) {
   const RoutedTokens tokens(file, model);
-  const int64_t N = tokens.N, K = tokens.K;
-  const Moe moe(file, model, "model.layers.0.", N);
-  const int64_t H = moe.shape.experts.hidden_size;
-  const auto& indices = file.i64("out.topk_indices", {N, K});
-  const Values& weights = file.f32("out.topk_weights", {N, K});
+  const int64_t N = tokens.N, E = tokens.E, K = tokens.K;
+  const Moe moe(file, model, "model.layers.0.");
+  const MoeLayer::Shape shape = MoeLayer::shape(model, N);
+  const int64_t H = shape.experts.hidden_size;
+  const auto& chosen = file.i64("out.topk_indices", {N, K});
+  const std::vector<int32_t> indices(chosen.begin(), chosen.end());
+  for (int32_t e : indices)
+    if (e < 0 || e >= E) throw Error(file.file() + ": out.topk_indices: expected experts below " + std::to_string(E));
+  const Values &weights = file.f32("out.topk_weights", {N, K}), &moe_output = file.f32("out.moe_output", {N, H});
   const Values& expert_outputs = file.f32("out.expert_outputs", {N, K, H});
-  const std::vector<int32_t> all(indices.begin(), indices.end());
   for (Impl impl : supported_impls()) {
     SCOPED_TRACE(name(impl));
     tokens.expect_choice(file, moe.router.choose(impl, tokens.x));
 
-    // Every token through one of its experts, then through all of them: the file's choice.
-    Values y = poisoned(N * H);
-    MoeExperts::Shape shape = moe.shape.experts;
-    shape.shared_intermediate_size = 0;
-    shape.num_experts_per_tok = 1;
-    const Values ones(static_cast<size_t>(N), 1);
+    // The file's choice: one of each token's experts, then all of them, then with the shared one.
+    const auto experts = [&](int64_t k, bool shared, const std::vector<int32_t>& e, const Values& w) {
+      MoeExperts::Shape s = shape.experts;
+      s.num_experts_per_tok = k;
+      if (!shared) s.shared_intermediate_size = 0;
+      Values y = poisoned(N * H);
+      run<MoeExperts>(impl, s, {tokens.x.data(), e.data(), w.data(), moe.experts.data(), moe.shared.view(), y.data()});
+      return y;
+    };
     for (int64_t k = 0; k < K; ++k) {
       std::vector<int32_t> one;
-      for (int64_t n = 0; n < N; ++n) one.push_back(all[static_cast<size_t>(n * K + k)]);
-      run<MoeExperts>(impl, shape, {tokens.x.data(), one.data(), ones.data(), moe.experts.data(), {}, y.data()});
-      expect_near("expert_outputs", y, columns(expert_outputs, K * H, k * H, (k + 1) * H));
+      for (int64_t n = 0; n < N; ++n) one.push_back(indices[static_cast<size_t>(n * K + k)]);
+      expect_near("expert_outputs", experts(1, false, one, Values(static_cast<size_t>(N), 1)),
+                  columns(expert_outputs, K * H, k * H, (k + 1) * H));
     }
-    shape.num_experts_per_tok = K;
-    run<MoeExperts>(impl, shape, {tokens.x.data(), all.data(), weights.data(), moe.experts.data(), {}, y.data()});
-    expect_near("routed_output", y, file.f32("out.routed_output", {N, H}));
-    if (moe.shape.experts.shared_intermediate_size > 0)
+    expect_near("routed_output", experts(K, false, indices, weights), file.f32("out.routed_output", {N, H}));
+    expect_near("moe_output", experts(K, true, indices, weights), moe_output);
+    if (shape.experts.shared_intermediate_size > 0)
       expect_near("shared_output", dense_ffn(impl, moe.shared, tokens.x), file.f32("out.shared_output", {N, H}));
 
-    const Values& moe_output = file.f32("out.moe_output", {N, H});
-    run<MoeExperts>(impl, moe.shape.experts,
-                    {tokens.x.data(), all.data(), weights.data(), moe.experts.data(), moe.shared.view(), y.data()});
-    expect_near("moe_output", y, moe_output);
-    run<MoeLayer>(impl, moe.shape, moe.args(tokens.x, y));
+    Values y = poisoned(N * H);
+    run<MoeLayer>(impl, shape, moe.args(tokens.x, y));
     expect_near("moe_output", tokens.unambiguous(y, H), tokens.unambiguous(moe_output, H));
   }
 }
 
 // --- Decoders ---
 
-// The layers of a decoder, one after the other, with the caches carried from step to step.
-void decoder(const Safetensors& file, const Model& model) {
-  const int64_t H = model.need(&Model::hidden_size), layers = model.need(&Model::num_hidden_layers);
-  const std::vector<Step> steps = read_steps(file, H);
-  const Step& last = steps.back();
-  const auto prefix = [](int64_t l) { return "model.layers." + std::to_string(l) + "."; };
-  const auto norm_weight = [&](const std::string& module) { return file.f32(module + ".weight", {H}); };
+// One layer's weights.
+struct Block {
+  Values input_norm, post_norm;
+  std::optional<DenseAttention> dense;
+  std::optional<LatentAttentionWeights> latent;
+  Values keys;  // the file's cache, expanded: [sequences, longest, heads, dk]
+  std::optional<Moe> moe;
+  std::optional<Ffn> ffn;
 
-  // The largest score so far, from the file's values: what each step's layers hang on.
-  double score = 0;
-
-  struct Layer {
-    std::optional<DenseAttention> dense;
-    std::optional<LatentAttentionWeights> latent;
-    Values keys;  // the file's, expanded: [B, T, heads, dk]
-  };
-  std::vector<Layer> attentions(static_cast<size_t>(layers));
-  for (int64_t l = 0; l < layers; ++l) {
-    Layer& layer = attentions[static_cast<size_t>(l)];
-    const std::string cache = "cache.layer" + std::to_string(l) + ".";
+  Block(const Safetensors& file, const Model& model, int64_t layer, const Step& last) {
+    const int64_t H = model.need(&Model::hidden_size);
+    const std::string prefix = "model.layers." + std::to_string(layer) + ".";
+    const std::string cache = "cache.layer" + std::to_string(layer) + ".";
+    input_norm = file.f32(prefix + "input_layernorm.weight", {H});
+    post_norm = file.f32(prefix + "post_attention_layernorm.weight", {H});
     if (model.is_mla()) {
-      layer.latent.emplace(file, model, prefix(l) + "self_attn.");
-      layer.keys = layer.latent->expanded_keys(file_cache(file, cache + "compressed_kv", last, {layer.latent->R}),
-                                               file_cache(file, cache + "k_pe", last, {layer.latent->D}));
+      latent.emplace(file, model, prefix + "self_attn.");
+      keys = latent->expanded_keys(file_cache(file, cache + "compressed_kv", last, {latent->R}),
+                                   file_cache(file, cache + "k_pe", last, {latent->D}));
     } else {
-      layer.dense.emplace(file, model, prefix(l) + "self_attn.");
-      layer.keys = file_cache(file, cache + "k", last, {layer.dense->nkv, layer.dense->dk});
+      dense.emplace(file, model, prefix + "self_attn.");
+      keys = file_cache(file, cache + "k", last, {dense->nkv, dense->dk});
+    }
+    if (model.is_moe_layer(layer))
+      moe.emplace(file, model, prefix);
+    else
+      ffn.emplace(file, prefix + "mlp.", kFfnNames, H, DenseFfn::shape(model, layer, 1).intermediate_size);
+  }
+};
+
+// The layers of a decoder, one after the other, with the caches carried from step to step, by the kernels of one impl.
+class Decoder {
+ public:
+  Decoder(const Safetensors& file, const Model& model, const std::vector<Step>& steps, const std::vector<Block>& blocks,
+          Impl impl)
+      : file_(file), model_(model), blocks_(blocks), impl_(impl), last_(steps.back()), H_(model.hidden_size) {
+    for (const Block& block : blocks) {
+      if (block.dense) caches_.push_back(block.dense->caches(last_));
+      if (block.latent) latent_caches_.push_back(block.latent->cache(last_));
+    }
+    for (const Step& step : steps) run_step(step);
+    for (size_t l = 0; l < blocks.size(); ++l) {
+      const std::string cache = "cache.layer" + std::to_string(l) + ".";
+      if (blocks[l].dense) blocks[l].dense->expect_caches(file, cache, last_, caches_[l], score_);
+      if (blocks[l].latent) blocks[l].latent->expect_cache(file, cache, last_, latent_caches_[l], score_);
     }
   }
 
+ private:
+  void run_step(const Step& step) {
+    for (KeyValueCache& cache : caches_) cache.gather(step);
+    for (Cache& cache : latent_caches_) cache.gather(step);
+    Values hidden = step.x, expected_hidden = step.x;
+    for (size_t l = 0; l < blocks_.size(); ++l) {
+      const std::string out = "layer" + std::to_string(l) + ".";
+      SCOPED_TRACE(step.name + out);
+      const Block& block = blocks_[l];
+      const Values normed = rms_norm(impl_, hidden, block.input_norm, model_.rms_norm_eps);
+      note_score(step, block, rms_norm(Impl::reference, expected_hidden, block.input_norm, model_.rms_norm_eps));
+      DecoderLayer::Shape shape{};
+      DecoderLayer::Args args{};
+      const Values attended = attention(step, l, normed, shape, args);
+      const Values after = rms_norm(impl_, sum(hidden, attended), block.post_norm, model_.rms_norm_eps);
+      Expert slab;
+      feed_forward(step, l, after, slab, shape, args);
+
+      // The block as one op.
+      args.x = hidden.data();
+      args.input_norm = block.input_norm.data();
+      args.post_norm = block.post_norm.data();
+      args.eps = static_cast<float>(model_.rms_norm_eps);
+      expected_hidden = step.out(file_, out + "block_output", {H_});
+      Values y;
+      for (const auto way :
+           {DecoderLayer::Attention::dense, DecoderLayer::Attention::absorbed, DecoderLayer::Attention::expanded}) {
+        if ((way == DecoderLayer::Attention::dense) != block.dense.has_value()) continue;
+        shape.attention = way;
+        if (block.latent)
+          args.mla_layer.w_uk = block.latent->key_matrix(way == DecoderLayer::Attention::absorbed ? "absorbed" : "");
+        y = poisoned(step.tokens() * H_);
+        args.y = y.data();
+        run<DecoderLayer>(impl_, units_of<DecoderLayer>(impl_, shape, step), args);
+        expect_near("block_output", y, expected_hidden, score_);
+      }
+      hidden = y;
+    }
+    expect_near(step.name + "final_norm",
+                rms_norm(impl_, hidden, file_.f32("model.norm.weight", {H_}), model_.rms_norm_eps),
+                step.out(file_, "final_norm", {H_}), score_);
+    for (KeyValueCache& cache : caches_) cache.scatter(step);
+    for (Cache& cache : latent_caches_) cache.scatter(step);
+  }
+
+  // From the file's values, by the reference: what everything after this layer hangs on.
+  void note_score(const Step& step, const Block& block, const Values& normed) {
+    if (block.dense) {
+      const DenseAttention& a = *block.dense;
+      const Values q = a.query(Impl::reference, step, normed);
+      score_ = std::max(score_, max_score(step, q, a.nh, block.keys, a.nkv, last_.longest(), a.scale));
+    } else {
+      const LatentAttentionWeights& a = *block.latent;
+      Cache unused = a.cache(last_);
+      unused.gather(step);
+      const Values q = a.project(Impl::reference, step, normed, unused);
+      score_ = std::max(score_, max_score(step, q, a.nh, block.keys, a.nh, last_.longest(), a.scale));
+    }
+  }
+
+  // What attention adds; fills in its part of `shape` and `args`.
+  Values attention(const Step& step, size_t l, const Values& normed, DecoderLayer::Shape& shape,
+                   DecoderLayer::Args& args) {
+    const Values expected = step.out(file_, "layer" + std::to_string(l) + ".attn_output", {H_});
+    Values y = poisoned(step.tokens() * H_);
+    if (blocks_[l].dense) {
+      shape.attention_layer = blocks_[l].dense->shape(step);
+      args.attention_layer = blocks_[l].dense->args(step, normed, caches_[l], y);
+      run<AttentionLayer>(impl_, units_of<AttentionLayer>(impl_, shape.attention_layer, step), args.attention_layer);
+      expect_near("attn_output", y, expected, score_);
+      return y;
+    }
+    shape.mla_layer = blocks_[l].latent->shape(step);
+    args.mla_layer = blocks_[l].latent->args(step, normed, latent_caches_[l], y);
+    for (const Kernel<MlaLayer>& kernel : MlaLayer::kernels()) {
+      if (kernel.impl != impl_) continue;
+      SCOPED_TRACE(kernel.algo);
+      args.mla_layer.w_uk = blocks_[l].latent->key_matrix(kernel.algo);
+      std::fill(y.begin(), y.end(), kNaN);
+      kernel.run(units_of<MlaLayer>(impl_, shape.mla_layer, step), args.mla_layer);
+      expect_near("attn_output", y, expected, score_);
+    }
+    return y;
+  }
+
+  // What the FFN adds; fills in its part of `shape` and `args`, which may refer to `slab`.
+  void feed_forward(const Step& step, size_t l, const Values& x, Expert& slab, DecoderLayer::Shape& shape,
+                    DecoderLayer::Args& args) {
+    const std::string out = "layer" + std::to_string(l) + ".";
+    Values y = poisoned(step.tokens() * H_);
+    if (blocks_[l].moe) {
+      const Moe& moe = *blocks_[l].moe;
+      const int64_t E = moe.router.shape.n_routed_experts, K = moe.router.shape.num_experts_per_tok;
+      const Router::Choice choice = moe.router.choose(impl_, x);
+      expect_near("router_scores", choice.scores, moe.router.scores(step.out(file_, out + "router_logits", {E})),
+                  score_);
+      const std::vector<int64_t> indices =
+          step.pack(file_.i64(step.name + "out." + out + "topk_indices", step.shape({K})));
+      EXPECT_EQ(sorted_rows(std::vector<int64_t>(choice.indices.begin(), choice.indices.end()), K),
+                sorted_rows(indices, K));
+      expect_near("topk_weights", sorted_rows(choice.weights, K),
+                  sorted_rows(step.out(file_, out + "topk_weights", {K}), K), score_);
+      shape.ffn = DecoderLayer::Ffn::moe;
+      shape.moe_layer = MoeLayer::shape(model_, step.tokens());
+      args.moe_layer = moe.args(x, y);
+      run<MoeLayer>(impl_, shape.moe_layer, args.moe_layer);
+    } else {
+      slab = blocks_[l].ffn->view();
+      shape.ffn = DecoderLayer::Ffn::dense;
+      shape.dense_ffn = {step.tokens(), H_, slab.gate.rows};
+      args.dense_ffn = {x.data(), &slab, 1, y.data()};
+      run<DenseFfn>(impl_, shape.dense_ffn, args.dense_ffn);
+    }
+    expect_near("ffn_output", y, step.out(file_, out + "ffn_output", {H_}), score_);
+  }
+
+  const Safetensors& file_;
+  const Model& model_;
+  const std::vector<Block>& blocks_;
+  Impl impl_;
+  const Step& last_;
+  int64_t H_;
+  std::vector<KeyValueCache> caches_;  // of each layer, these ...
+  std::vector<Cache> latent_caches_;   // ... or these
+  double score_ = 0;                   // the largest so far
+};
+
+void decoder(const Safetensors& file, const Model& model) {
+  const std::vector<Step> steps = read_steps(file, model.need(&Model::hidden_size));
+  std::vector<Block> blocks;
+  for (int64_t l = 0; l < model.need(&Model::num_hidden_layers); ++l) blocks.emplace_back(file, model, l, steps.back());
   for (Impl impl : supported_impls()) {
     SCOPED_TRACE(name(impl));
-    score = 0;
-    std::vector<KeyValueCache> caches;
-    std::vector<Cache> latent_caches;
-    for (const Layer& layer : attentions) {
-      if (layer.dense) caches.push_back(layer.dense->caches(last));
-      if (layer.latent) latent_caches.push_back(layer.latent->cache(last));
-    }
-    for (const Step& step : steps) {
-      const int64_t N = step.tokens();
-      Values hidden = step.x, expected_hidden = step.x;
-      for (KeyValueCache& cache : caches) cache.gather(step);
-      for (Cache& cache : latent_caches) cache.gather(step);
-      for (int64_t l = 0; l < layers; ++l) {
-        const std::string out = "layer" + std::to_string(l) + ".";
-        SCOPED_TRACE(step.name + out);
-        const auto i = static_cast<size_t>(l);
-        const Layer& layer = attentions[i];
-        const Values input_norm = norm_weight(prefix(l) + "input_layernorm"),
-                     post_norm = norm_weight(prefix(l) + "post_attention_layernorm");
-        DecoderLayer::Shape shape{};
-        DecoderLayer::Args args{};
-        Values block = poisoned(N * H), part = poisoned(N * H);
-        args.x = hidden.data();
-        args.input_norm = input_norm.data();
-        args.post_norm = post_norm.data();
-        args.eps = static_cast<float>(model.rms_norm_eps);
-        args.y = block.data();
-        std::vector<DecoderLayer::Attention> ways;
-
-        // What attention adds.
-        const Values normed = rms_norm(impl, hidden, input_norm, model.rms_norm_eps);
-        const Values expected_normed = rms_norm(Impl::reference, expected_hidden, input_norm, model.rms_norm_eps);
-        const Values expected_part = step.out(file, out + "attn_output", {H});
-        if (layer.dense) {
-          const DenseAttention& dense = *layer.dense;
-          const Values q = dense.query(Impl::reference, step, expected_normed);
-          score = std::max(score, max_score(step, q, dense.nh, layer.keys, dense.nkv, last.longest(), dense.scale));
-          shape.attention_layer = dense.shape(step);
-          args.attention_layer = dense.args(step, normed, caches[i], part);
-          run<AttentionLayer>(impl, units_of<AttentionLayer>(impl, shape.attention_layer, step), args.attention_layer);
-          expect_near("attn_output", part, expected_part, score);
-          ways = {DecoderLayer::Attention::dense};
-        } else {
-          const LatentAttentionWeights& latent = *layer.latent;
-          Cache unused = latent.cache(last);
-          unused.gather(step);
-          const Values q = latent.project(Impl::reference, step, expected_normed, unused);
-          score = std::max(score, max_score(step, q, latent.nh, layer.keys, latent.nh, last.longest(), latent.scale));
-          shape.mla_layer = latent.shape(step);
-          args.mla_layer = latent.args(step, normed, latent_caches[i], part);
-          for (const Kernel<MlaLayer>& kernel : MlaLayer::kernels()) {
-            if (kernel.impl != impl) continue;
-            SCOPED_TRACE(kernel.algo);
-            args.mla_layer.w_uk = latent.key_matrix(kernel.algo);
-            kernel.run(units_of<MlaLayer>(impl, shape.mla_layer, step), args.mla_layer);
-            expect_near("attn_output", part, expected_part, score);
-          }
-          ways = {DecoderLayer::Attention::absorbed, DecoderLayer::Attention::expanded};
-        }
-
-        // What the FFN adds.
-        const Values after = rms_norm(impl, sum(hidden, part), post_norm, model.rms_norm_eps);
-        std::optional<Moe> moe;
-        std::optional<Ffn> ffn;
-        Expert slab;
-        if (model.is_moe_layer(l)) {
-          moe.emplace(file, model, prefix(l), N);
-          const int64_t E = moe->shape.router.n_routed_experts, K = moe->shape.router.num_experts_per_tok;
-          const Router::Choice choice = moe->router.choose(impl, after);
-          expect_near("router_scores", choice.scores, moe->router.scores(step.out(file, out + "router_logits", {E})),
-                      score);
-          const std::vector<int64_t> indices =
-              step.pack(file.i64(step.name + "out." + out + "topk_indices", step.shape({K})));
-          EXPECT_EQ(sorted_rows(std::vector<int64_t>(choice.indices.begin(), choice.indices.end()), K),
-                    sorted_rows(indices, K));
-          expect_near("topk_weights", sorted_rows(choice.weights, K),
-                      sorted_rows(step.out(file, out + "topk_weights", {K}), K), score);
-          shape.ffn = DecoderLayer::Ffn::moe;
-          shape.moe_layer = moe->shape;
-          args.moe_layer = moe->args(after, part);
-          run<MoeLayer>(impl, shape.moe_layer, args.moe_layer);
-        } else {
-          ffn.emplace(file, prefix(l) + "mlp.", kFfnNames, H, model.layers.at(i).intermediate_size);
-          slab = ffn->view();
-          shape.ffn = DecoderLayer::Ffn::dense;
-          shape.dense_ffn = DenseFfn::shape(model, l, N);
-          args.dense_ffn = {after.data(), &slab, 1, part.data()};
-          run<DenseFfn>(impl, shape.dense_ffn, args.dense_ffn);
-        }
-        expect_near("ffn_output", part, step.out(file, out + "ffn_output", {H}), score);
-
-        // The block as one op.
-        expected_hidden = step.out(file, out + "block_output", {H});
-        for (DecoderLayer::Attention way : ways) {
-          shape.attention = way;
-          if (layer.latent)
-            args.mla_layer.w_uk =
-                layer.latent->key_matrix(way == DecoderLayer::Attention::absorbed ? "absorbed" : "expanded");
-          std::fill(block.begin(), block.end(), kNaN);
-          run<DecoderLayer>(impl, units_of<DecoderLayer>(impl, shape, step), args);
-          expect_near("block_output", block, expected_hidden, score);
-        }
-        hidden = block;
-      }
-      for (KeyValueCache& cache : caches) cache.scatter(step);
-      for (Cache& cache : latent_caches) cache.scatter(step);
-      expect_near(step.name + "final_norm", rms_norm(impl, hidden, norm_weight("model.norm"), model.rms_norm_eps),
-                  step.out(file, "final_norm", {H}), score);
-    }
-    for (int64_t l = 0; l < layers; ++l) {
-      const auto i = static_cast<size_t>(l);
-      const std::string cache = "cache.layer" + std::to_string(l) + ".";
-      if (attentions[i].dense) attentions[i].dense->expect_caches(file, cache, last, caches[i], score);
-      if (attentions[i].latent) attentions[i].latent->expect_cache(file, cache, last, latent_caches[i], score);
-    }
+    Decoder(file, model, steps, blocks, impl);
   }
 }
 
