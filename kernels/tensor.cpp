@@ -11,7 +11,9 @@
 
 namespace mmb {
 
-const char* name(DType dtype) { return dtype == DType::f32 ? "f32" : "bf16"; }
+const char* name(DType dtype) {
+  return dtype == DType::f32 ? "f32" : "bf16";
+}
 
 double element(const void* data, DType dtype, int64_t index) {
   return dtype == DType::f32 ? static_cast<const float*>(data)[index] : to_float(static_cast<const bf16*>(data)[index]);
@@ -100,7 +102,9 @@ void Matrix::multiply(const double* x, double* y) const {
   }
 }
 
-int64_t Matrix::bytes() const { return transposed ? matrix_bytes(cols, rows, dtype) : matrix_bytes(rows, cols, dtype); }
+int64_t Matrix::bytes() const {
+  return transposed ? matrix_bytes(cols, rows, dtype) : matrix_bytes(rows, cols, dtype);
+}
 
 Matrix Matrix::nth(int64_t index) const {
   Matrix m = *this;
@@ -125,7 +129,9 @@ void* allocate(int64_t bytes) {
   return data;
 }
 
-void deallocate(void* data, int64_t) { std::free(data); }
+void deallocate(void* data, int64_t) {
+  std::free(data);
+}
 
 PackedMatrix::PackedMatrix(std::span<const float> row_major, int64_t rows, int64_t cols, DType dtype, bool transposed,
                            int64_t count)

@@ -24,9 +24,9 @@ TEST(Bf16, EveryValueSurvives) {
 }
 
 TEST(Bf16, RoundsToNearestEven) {
-  EXPECT_EQ(to_float(to_bf16(1 + 0x1p-8f)), 1);                        // half way: to even
-  EXPECT_EQ(to_float(to_bf16(1 + 3 * 0x1p-8f)), 1 + 0x1p-6f);          // half way: to even, upwards
-  EXPECT_EQ(to_float(to_bf16(1 + 0x1p-8f + 0x1p-20f)), 1 + 0x1p-7f);   // beyond half way
+  EXPECT_EQ(to_float(to_bf16(1 + 0x1p-8f)), 1);                       // half way: to even
+  EXPECT_EQ(to_float(to_bf16(1 + 3 * 0x1p-8f)), 1 + 0x1p-6f);         // half way: to even, upwards
+  EXPECT_EQ(to_float(to_bf16(1 + 0x1p-8f + 0x1p-20f)), 1 + 0x1p-7f);  // beyond half way
   EXPECT_EQ(to_float(to_bf16(std::numeric_limits<float>::max())), std::numeric_limits<float>::infinity());
   EXPECT_TRUE(std::isnan(to_float(to_bf16(std::numeric_limits<float>::quiet_NaN()))));
 }

@@ -12,14 +12,18 @@ enum class DType : uint8_t { f32, bf16 };
 
 const char* name(DType dtype);
 
-[[gnu::always_inline]] inline constexpr int64_t size_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
+[[gnu::always_inline]] inline constexpr int64_t size_of(DType dtype) {
+  return dtype == DType::f32 ? 4 : 2;
+}
 
 // The upper half of an f32: 8 bits of exponent, 7 of mantissa.
 struct bf16 {
   uint16_t bits;
 };
 
-[[gnu::always_inline]] inline float to_float(float x) { return x; }
+[[gnu::always_inline]] inline float to_float(float x) {
+  return x;
+}
 
 [[gnu::always_inline]] inline float to_float(bf16 x) {
   const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
@@ -67,7 +71,9 @@ inline constexpr int64_t kPanel = 16;  // outputs per panel
   return (n + multiple - 1) / multiple * multiple;
 }
 
-[[gnu::always_inline]] inline constexpr int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
+[[gnu::always_inline]] inline constexpr int64_t ceil_div(int64_t n, int64_t d) {
+  return (n + d - 1) / d;
+}
 
 // Bytes that a matrix occupies, padding included.
 int64_t matrix_bytes(int64_t rows, int64_t cols, DType dtype);
