@@ -12,7 +12,8 @@ void register_attention_layer(Suite& suite) {
         for (int64_t context : suite.contexts({.smoke = {33}, .quick = {4096}, .full = {4096}}))
           for (int64_t new_tokens : suite.new_tokens({.smoke = {1, 17}, .quick = {1}, .full = {1}}))
             suite.add<AttentionLayer, reference::attention_layer<double>>(
-                model, AttentionLayer::shape(model, batch, new_tokens, new_tokens == 1 ? context : context + new_tokens));
+                model,
+                AttentionLayer::shape(model, batch, new_tokens, new_tokens == 1 ? context : context + new_tokens));
   });
 }
 

@@ -28,9 +28,12 @@ constexpr Bench kBenches[] = {MMB_BENCHES(MMB_BENCH)};
 double min_time(const Selection& selection) {
   if (selection.min_time > 0) return selection.min_time;
   switch (selection.profile) {
-    case Profile::smoke: return 0.001;
-    case Profile::quick: return 0.05;
-    case Profile::full: return 0.5;
+    case Profile::smoke:
+      return 0.001;
+    case Profile::quick:
+      return 0.05;
+    case Profile::full:
+      return 0.5;
   }
   return 0;
 }
@@ -57,7 +60,9 @@ std::vector<Model> with_dense_cache(const Model& model) {
   return {counterfactual(model, "mha"), counterfactual(model, "gqa8"), counterfactual(model, "mqa")};
 }
 
-int interrupted() { return stop_signal; }
+int interrupted() {
+  return stop_signal;
+}
 
 void stop_on_signals() {
   struct sigaction action = {};
@@ -67,7 +72,8 @@ void stop_on_signals() {
   sigaction(SIGTERM, &action, nullptr);
 }
 
-Verification detail::compare_outputs(const std::vector<Output>& actual, const std::vector<Output>& expected, bool intact) {
+Verification detail::compare_outputs(const std::vector<Output>& actual, const std::vector<Output>& expected,
+                                     bool intact) {
   if (expected.empty() || actual.size() != expected.size()) return {0, "nothing was compared"};
   Verification result;
   for (size_t i = 0; i < expected.size(); ++i) {
@@ -151,7 +157,8 @@ Model Suite::model(const std::string& name) const {
 void Suite::add_rows() {
   for (const Bench& bench : kBenches) {
     op_ = bench.op;
-    if (selection_.ops.empty() || std::count(selection_.ops.begin(), selection_.ops.end(), op_)) bench.register_rows(*this);
+    if (selection_.ops.empty() || std::count(selection_.ops.begin(), selection_.ops.end(), op_))
+      bench.register_rows(*this);
   }
   if (rows_.empty() && skipped_.empty() && !selection_.row.empty())
     throw Error("--row: expected a name that `bench_mla list` prints, got '" + selection_.row + "'");
@@ -265,8 +272,8 @@ Machine Suite::measure_machine(Threads threads, Impl impl) {
 
 void Suite::register_rows(bool own_min_time, bool own_repetitions) {
   for (Row& row : rows_) {
-    auto* bench =
-        benchmark::RegisterBenchmark(row.name.text().c_str(), [this, &row](benchmark::State& state) { time(row, state); });
+    auto* bench = benchmark::RegisterBenchmark(row.name.text().c_str(),
+                                               [this, &row](benchmark::State& state) { time(row, state); });
     bench->UseRealTime()->MeasureProcessCPUTime()->Unit(benchmark::kMicrosecond);
     if (own_min_time) bench->MinTime(min_time(selection_));
     if (own_repetitions) bench->Repetitions(static_cast<int>(selection_.repetitions));

@@ -26,7 +26,9 @@ namespace mmb {
 // The parts of op/algo/dtype/impl/model/key:value.../threads:n, always all there.
 struct RowName {
   std::string op, algo, dtype, impl, model, key, threads;
-  std::string text() const { return op + '/' + algo + '/' + dtype + '/' + impl + '/' + model + '/' + key + "/threads:" + threads; }
+  std::string text() const {
+    return op + '/' + algo + '/' + dtype + '/' + impl + '/' + model + '/' + key + "/threads:" + threads;
+  }
 };
 
 struct Verification {
@@ -43,7 +45,7 @@ Verification verify(const typename Op::Shape& shape, const typename Op::Problem&
 class Subject {
  public:
   virtual ~Subject() = default;
-  virtual void iterate() = 0;  // one cold run
+  virtual void iterate() = 0;                                           // one cold run
   virtual Verification verify(uint64_t seed, double budget) const = 0;  // of the latest run
 };
 
@@ -82,7 +84,9 @@ class Suite {
   }
   std::vector<int64_t> batches(const ByProfile<int64_t>& values) const { return choose(selection_.batches, values); }
   std::vector<int64_t> contexts(const ByProfile<int64_t>& values) const { return choose(selection_.contexts, values); }
-  std::vector<int64_t> new_tokens(const ByProfile<int64_t>& values) const { return choose(selection_.new_tokens, values); }
+  std::vector<int64_t> new_tokens(const ByProfile<int64_t>& values) const {
+    return choose(selection_.new_tokens, values);
+  }
   // The shortest sequence's context in a batch: 0 where all are alike, and uneven ones.
   std::vector<int64_t> shortest(int64_t batch, int64_t new_tokens, int64_t context) const;
 
@@ -188,7 +192,7 @@ class OpSubject : public Subject {
 template <class Op>
 int64_t tokens(const typename Op::Shape& shape) {
   if constexpr (requires { shape.tokens; }) return shape.tokens;
-  if constexpr (requires { shape.batch * shape.new_tokens; }) return shape.batch * shape.new_tokens;
+  if constexpr (requires { shape.batch* shape.new_tokens; }) return shape.batch * shape.new_tokens;
   if constexpr (requires { shape.router; }) return shape.router.tokens;
   if constexpr (requires { shape.moe_layer; }) return Op::units(shape);
   return 0;
@@ -197,8 +201,10 @@ int64_t tokens(const typename Op::Shape& shape) {
 // Tokens in the caches that one iteration reads; 0 for an op that reads none.
 template <class Shape>
 int64_t cached_tokens(const Shape& shape) {
-  if constexpr (requires { shape.shortest; }) return Batch(shape.batch, shape.new_tokens, shape.context, shape.shortest).cached();
-  if constexpr (requires { shape.mla_layer; }) return shape.mla_layer.batch ? cached_tokens(shape.mla_layer) : cached_tokens(shape.attention_layer);
+  if constexpr (requires { shape.shortest; })
+    return Batch(shape.batch, shape.new_tokens, shape.context, shape.shortest).cached();
+  if constexpr (requires { shape.mla_layer; })
+    return shape.mla_layer.batch ? cached_tokens(shape.mla_layer) : cached_tokens(shape.attention_layer);
   return 0;
 }
 
@@ -215,7 +221,8 @@ int64_t experts_touched(const Shape& shape) {
 }  // namespace detail
 
 template <class Op, auto Reference>
-Verification verify(const typename Op::Shape& shape, const typename Op::Problem& problem, uint64_t seed, double budget) {
+Verification verify(const typename Op::Shape& shape, const typename Op::Problem& problem, uint64_t seed,
+                    double budget) {
   const int64_t units = Op::units(shape);
   const auto start = std::chrono::steady_clock::now();
   std::vector<Output> actual, expected;
@@ -247,19 +254,26 @@ void Suite::add(const Model& model, const typename Op::Shape& shape, std::string
       for (DType dtype : selection_.dtypes) {
         for (Threads threads : threads(kernel.algo == headline)) {
           Row row;
-          row.name = {Op::name, kernel.algo, mmb::name(dtype), mmb::name(kernel.impl), model.name, Op::key(shape),
+          row.name = {Op::name,
+                      kernel.algo,
+                      mmb::name(dtype),
+                      mmb::name(kernel.impl),
+                      model.name,
+                      Op::key(shape),
                       threads == Threads::one ? "1" : "all"};
           if (!selected(row.name.text())) continue;
           row.impl = kernel.impl;
           row.threads = threads;
           row.cost = Op::cost(shape, dtype, kernel.algo);
           if constexpr (requires { Op::parts(shape, dtype); }) row.parts = Op::parts(shape, dtype);
-          if constexpr (requires { Op::parts(shape, dtype, kernel.algo); }) row.parts = Op::parts(shape, dtype, kernel.algo);
+          if constexpr (requires { Op::parts(shape, dtype, kernel.algo); })
+            row.parts = Op::parts(shape, dtype, kernel.algo);
           row.tokens = detail::tokens<Op>(shape);
           if (model.base) row.counters["params_delta"] = static_cast<double>(params_delta(model));
           if (const int64_t cached = detail::cached_tokens(shape))
             row.counters["kv_bytes_per_token"] = row.cost.kv_bytes / static_cast<double>(cached);
-          if (const int64_t experts = detail::experts_touched(shape)) row.counters["experts_touched"] = static_cast<double>(experts);
+          if (const int64_t experts = detail::experts_touched(shape))
+            row.counters["experts_touched"] = static_cast<double>(experts);
           if constexpr (requires { Op::useful_flops(shape); })
             if (Op::useful_flops(shape) != row.cost.flops) row.counters["useful_flops"] = Op::useful_flops(shape);
           row.prepare = [this, kernel, shape, dtype] {

@@ -9,11 +9,16 @@ namespace mmb {
 
 void register_dense_ffn(Suite& suite) {
   suite.for_each_model(
-      {.smoke = {"tiny-mla-moe"}, .quick = {"DeepSeek-V2-Lite", "DeepSeek-V3"}, .full = bundled_models()}, [&](const Model& model) {
-        const auto tokens = suite.batches({.smoke = {1, 5}, .quick = {1, 8, 32}, .full = {1, 2, 4, 8, 16, 32, 64, 128}});
+      {.smoke = {"tiny-mla-moe"}, .quick = {"DeepSeek-V2-Lite", "DeepSeek-V3"}, .full = bundled_models()},
+      [&](const Model& model) {
+        const auto tokens =
+            suite.batches({.smoke = {1, 5}, .quick = {1, 8, 32}, .full = {1, 2, 4, 8, 16, 32, 64, 128}});
         const int64_t last = model.need(&Model::num_hidden_layers) - 1;
-        for (const Model& dense : model.moe_layers() ? std::vector{counterfactual(model, "dense_active"), counterfactual(model, "dense_total")} : std::vector{model})
-          for (int64_t n : tokens) suite.add<DenseFfn, reference::dense_ffn<double>>(dense, DenseFfn::shape(dense, last, n));
+        for (const Model& dense : model.moe_layers() ? std::vector{counterfactual(model, "dense_active"),
+                                                                   counterfactual(model, "dense_total")}
+                                                     : std::vector{model})
+          for (int64_t n : tokens)
+            suite.add<DenseFfn, reference::dense_ffn<double>>(dense, DenseFfn::shape(dense, last, n));
       });
 }
 

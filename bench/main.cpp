@@ -17,7 +17,8 @@ constexpr int kWrongResult = 1, kBadInput = 2;
 
 // Flags as typed; empty: not given.
 struct Flags {
-  std::string profile = "quick", models, batches, contexts, new_tokens, dtypes, threads, impls, ops, filter, row, memory;
+  std::string profile = "quick", models, batches, contexts, new_tokens, dtypes, threads, impls, ops, filter, row,
+              memory;
   std::string min_time, repetitions, seed = "1", out, alias;
   bool verdict = false;
 };
@@ -27,15 +28,19 @@ struct AccountFlags {
 };
 
 void add_selection_flags(CLI::App& command, Flags& flags) {
-  command.add_option("--profile", flags.profile, "what is timed where no flag says: smoke, quick or full")->capture_default_str();
+  command.add_option("--profile", flags.profile, "what is timed where no flag says: smoke, quick or full")
+      ->capture_default_str();
   command.add_option("--op", flags.ops, "only these ops: mla_decode,moe_experts");
-  command.add_option("--model", flags.models, "names or config.json files: DeepSeek-V3,DeepSeek-V3~gqa8,./my/config.json");
+  command.add_option("--model", flags.models,
+                     "names or config.json files: DeepSeek-V3,DeepSeek-V3~gqa8,./my/config.json");
   command.add_option("--batch", flags.batches, "sequences (tokens of an FFN): 1,2,4 or 1..8 or 1..128*2");
-  command.add_option("--context", flags.contexts, "tokens in the cache; of a prefill, before its new tokens: 1k..16k*2");
+  command.add_option("--context", flags.contexts,
+                     "tokens in the cache; of a prefill, before its new tokens: 1k..16k*2");
   command.add_option("--new-tokens", flags.new_tokens, "new tokens of each sequence of a prefill: 1..256*4");
   command.add_option("--dtype", flags.dtypes, "storage of weights and caches: bf16,f32 (default bf16)");
   command.add_option("--threads", flags.threads, "1, all or both (default all, and 1 for the headline rows)");
-  command.add_option("--impl", flags.impls, "instruction-set levels, or reference (default " + std::string(name(best_impl())) + ")");
+  command.add_option("--impl", flags.impls,
+                     "instruction-set levels, or reference (default " + std::string(name(best_impl())) + ")");
   command.add_option("--filter", flags.filter, "only the rows in whose name this regular expression is found");
   command.add_option("--row", flags.row, "exactly this row, whatever the profile: a name that list prints");
   command.add_option("--memory", flags.memory, "bytes the run may use: 4G, 512Mi (default 2Gi; full: up to 8Gi)");
@@ -84,8 +89,8 @@ bool given(const std::vector<std::string>& google_flags, const std::string& flag
 // The machine in two lines.
 std::string header(const Context& context, const Machine& machine) {
   std::ostringstream text;
-  text << context.at("mmb.cpu_model") << ", " << machine.threads << " threads, " << name(machine.impl) << ", last-level cache "
-       << short_number(static_cast<double>(last_level_cache_bytes())) << "B\n"
+  text << context.at("mmb.cpu_model") << ", " << machine.threads << " threads, " << name(machine.impl)
+       << ", last-level cache " << short_number(static_cast<double>(last_level_cache_bytes())) << "B\n"
        << "peaks measured now: " << short_number(machine.flops_per_second) << "FLOP/s in f32, "
        << short_number(machine.bytes_per_second) << "B/s from memory";
   return text.str();
@@ -130,7 +135,8 @@ std::string models_fact(Suite& suite) {
   return text;
 }
 
-int run(const Flags& flags, const std::vector<std::string>& command_line, const std::vector<std::string>& google_flags) {
+int run(const Flags& flags, const std::vector<std::string>& command_line,
+        const std::vector<std::string>& google_flags) {
   Suite suite(selection_of(flags));
   suite.add_rows();
   stop_on_signals();
@@ -164,7 +170,8 @@ int run(const Flags& flags, const std::vector<std::string>& command_line, const 
   }
   if (flags.verdict) print_verdict(suite, reporter.results(), std::cout);
   if (reporter.wrong() == 0) return 0;
-  std::cerr << "bench_mla: " << reporter.wrong() << " of " << reporter.results().size() << " rows gave a wrong result\n";
+  std::cerr << "bench_mla: " << reporter.wrong() << " of " << reporter.results().size()
+            << " rows gave a wrong result\n";
   return kWrongResult;
 }
 
@@ -176,7 +183,8 @@ int verify(const Flags& flags) {
   for (Row& row : suite.rows()) {
     if (interrupted()) return 128 + interrupted();
     const Verification& verification = suite.verify(row);
-    std::cout << (verification.failure.empty() ? "ok    " : "WRONG ") << row.name.text() << "  err " << verification.err;
+    std::cout << (verification.failure.empty() ? "ok    " : "WRONG ") << row.name.text() << "  err "
+              << verification.err;
     if (!verification.failure.empty()) {
       std::cout << "  " << verification.failure;
       status = kWrongResult;
@@ -224,8 +232,9 @@ int print_account(const Flags& flags, const AccountFlags& account_flags) {
 
 // Flags for Google Benchmark itself; the rest have an equal here, or would turn our file into another.
 std::vector<std::string> take_google_flags(std::vector<std::string>& arguments) {
-  static const char* const kPassed[] = {"filter", "min_time", "min_warmup_time", "repetitions", "enable_random_interleaving",
-                                        "context", "perf_counters", "v"};
+  static const char* const kPassed[] = {
+      "filter",        "min_time", "min_warmup_time", "repetitions", "enable_random_interleaving", "context",
+      "perf_counters", "v"};
   std::vector<std::string> taken, left;
   for (const std::string& argument : arguments) {
     const std::string prefix = "--benchmark_";
@@ -260,20 +269,23 @@ int main(std::vector<std::string> arguments) {
   const std::vector<std::string> google_flags = take_google_flags(arguments);
   initialize_google(google_flags);
   // Without a command: the quick profile, then what it says.
-  const bool asks = !arguments.empty() && (arguments[0] == "-h" || arguments[0] == "--help" || arguments[0] == "--version");
+  const bool asks =
+      !arguments.empty() && (arguments[0] == "-h" || arguments[0] == "--help" || arguments[0] == "--version");
   if (arguments.empty() || (arguments[0][0] == '-' && !asks)) arguments.insert(arguments.begin(), {"run", "--verdict"});
 
   Flags flags;
   AccountFlags account_flags;
   CLI::App app(
-      "Times dense attention, multi-head latent attention and mixture-of-experts layers of real models on this machine.\n"
+      "Times dense attention, multi-head latent attention and mixture-of-experts layers of real models on this "
+      "machine.\n"
       "Without a command: run, the quick profile, and then the verdict in words.",
       "bench_mla");
   app.set_version_flag("--version", "bench_mla " MMB_VERSION);
   app.require_subcommand(1);
   app.footer("A command's own flags: bench_mla run --help");
   CLI::App* run_command = app.add_subcommand("run", "verify and time rows; write them to a file");
-  CLI::App* account_command = app.add_subcommand("account", "parameters, KV bytes and FLOPs of models: exact, no timing");
+  CLI::App* account_command =
+      app.add_subcommand("account", "parameters, KV bytes and FLOPs of models: exact, no timing");
   CLI::App* machine_command = app.add_subcommand("machine", "the measured peaks of this machine, and its topology");
   CLI::App* verify_command = app.add_subcommand("verify", "check every selected kernel against its reference");
   CLI::App* list_command = app.add_subcommand("list", "the rows that run would time, and what is skipped and why");
@@ -281,13 +293,15 @@ int main(std::vector<std::string> arguments) {
   run_command->add_option("--out", flags.out, "the result file (default results/<time>.json)");
   run_command->add_option("--alias", flags.alias, "what the file calls this machine (default: nothing)");
   run_command->add_option("--repetitions", flags.repetitions, "times that each row is measured (default 1)");
-  run_command->add_option("--min-time", flags.min_time, "seconds that a measurement lasts at least (default: the profile's)");
+  run_command->add_option("--min-time", flags.min_time,
+                          "seconds that a measurement lasts at least (default: the profile's)");
   run_command->add_flag("--verdict", flags.verdict, "say in words what the rows show");
   run_command->footer("Flags of Google Benchmark are passed on: --benchmark_enable_random_interleaving=true");
   account_command->add_option("--model", flags.models, "names or config.json files (default: all bundled models)");
   account_command->add_option("--context", account_flags.context, "tokens in the cache")->capture_default_str();
   account_command->add_option("--batch", account_flags.batch, "sequences of a decode step")->capture_default_str();
-  account_command->add_option("--dtype", account_flags.dtype, "of the weights: bf16, fp8 ... or native")->capture_default_str();
+  account_command->add_option("--dtype", account_flags.dtype, "of the weights: bf16, fp8 ... or native")
+      ->capture_default_str();
   account_command->add_option("--cache-dtype", account_flags.cache_dtype, "of the KV cache")->capture_default_str();
   account_command->add_option("--format", account_flags.format, "table or json")->capture_default_str();
 

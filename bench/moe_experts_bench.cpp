@@ -8,13 +8,18 @@ namespace mmb {
 
 void register_moe_experts(Suite& suite) {
   suite.for_each_model(
-      {.smoke = {"tiny-mla-moe"}, .quick = {"DeepSeek-V2-Lite", "DeepSeek-V3"}, .full = bundled_models()}, [&](const Model& model) {
+      {.smoke = {"tiny-mla-moe"}, .quick = {"DeepSeek-V2-Lite", "DeepSeek-V3"}, .full = bundled_models()},
+      [&](const Model& model) {
         if (!model.moe_layers()) return;
-        for (int64_t tokens : suite.batches({.smoke = {1, 5}, .quick = {1, 8, 32}, .full = {1, 2, 4, 8, 16, 32, 64, 128}}))
-          for (Routing routing : suite.choose<Routing>(
-                   {}, {.smoke = {Routing::uniform, Routing::zipf}, .quick = {Routing::uniform}, .full = {Routing::uniform, Routing::zipf, Routing::identical}}))
+        for (int64_t tokens :
+             suite.batches({.smoke = {1, 5}, .quick = {1, 8, 32}, .full = {1, 2, 4, 8, 16, 32, 64, 128}}))
+          for (Routing routing :
+               suite.choose<Routing>({}, {.smoke = {Routing::uniform, Routing::zipf},
+                                         .quick = {Routing::uniform},
+                                         .full = {Routing::uniform, Routing::zipf, Routing::identical}}))
             suite.add<MoeExperts, reference::moe_experts<double>>(
-                model, MoeExperts::shape(model, tokens, routing), tokens == 1 && model.name == "DeepSeek-V3" ? "grouped" : "");
+                model, MoeExperts::shape(model, tokens, routing),
+                tokens == 1 && model.name == "DeepSeek-V3" ? "grouped" : "");
       });
 }
 

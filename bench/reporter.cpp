@@ -29,7 +29,8 @@ json google_context(const benchmark::BenchmarkReporter::Context& context) {
   std::strftime(date, sizeof date, "%FT%T%z", std::localtime(&now));
   json caches = json::array();
   for (const auto& cache : context.cpu_info.caches)
-    caches.push_back({{"type", cache.type}, {"level", cache.level}, {"size", cache.size}, {"num_sharing", cache.num_sharing}});
+    caches.push_back(
+        {{"type", cache.type}, {"level", cache.level}, {"size", cache.size}, {"num_sharing", cache.num_sharing}});
 #ifdef NDEBUG
   const char* build = "release";
 #else
@@ -204,8 +205,8 @@ void Reporter::print(const Result& result) const {
             << right(tokens == result.counters.end() ? "-" : short_number(tokens->second), 13)
             << right(cell(result, "gflops", "%.1f", 1), 9) << right(cell(result, "gbs", "%.2f", 1), 8)
             << right(cell(result, "roof", "%.0f%%", 100), 6)
-            << (result.counters.at("bound") == 0 ? "  compute" : "  memory ") << right(cell(result, "err", "%.1e", 1), 10)
-            << std::endl;
+            << (result.counters.at("bound") == 0 ? "  compute" : "  memory ")
+            << right(cell(result, "err", "%.1e", 1), 10) << std::endl;
 }
 
 void Reporter::print_progress() const {
@@ -214,7 +215,8 @@ void Reporter::print_progress() const {
   std::cerr << "\r\033[K[" << done << '/' << all << ']';
   if (done > 0) {
     const double elapsed = detail::seconds_since(start_);
-    std::cerr << " about " << std::lround(elapsed / static_cast<double>(done) * static_cast<double>(all - done)) << " s left";
+    std::cerr << " about " << std::lround(elapsed / static_cast<double>(done) * static_cast<double>(all - done))
+              << " s left";
   }
   std::cerr << std::flush;
 }

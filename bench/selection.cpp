@@ -70,11 +70,12 @@ std::vector<std::string> parse_words(const std::string& flag, const std::string&
 }
 
 std::vector<DType> parse_dtypes(const std::string& text) {
-  return parse_list<DType>("--dtype", text, "bf16 or f32, separated by commas", [](const std::string& word, DType& value) {
-    for (DType dtype : {DType::f32, DType::bf16})
-      if (word == name(dtype)) return value = dtype, true;
-    return false;
-  });
+  return parse_list<DType>("--dtype", text, "bf16 or f32, separated by commas",
+                           [](const std::string& word, DType& value) {
+                             for (DType dtype : {DType::f32, DType::bf16})
+                               if (word == name(dtype)) return value = dtype, true;
+                             return false;
+                           });
 }
 
 std::vector<Impl> parse_impls(const std::string& text) {
@@ -120,7 +121,8 @@ std::vector<int64_t> parse_counts(const std::string& flag, const std::string& te
     if (dots == std::string::npos) {
       last = first;
     } else {
-      if (!to_count(item.substr(dots + 2, star == std::string::npos ? star : star - dots - 2), least, last)) throw fail();
+      if (!to_count(item.substr(dots + 2, star == std::string::npos ? star : star - dots - 2), least, last))
+        throw fail();
       if (star != std::string::npos && (!to_integer(item.substr(star + 1), factor) || factor < 2 || first == 0))
         throw fail();
       if (last < first) throw fail();
@@ -136,8 +138,8 @@ std::vector<int64_t> parse_counts(const std::string& flag, const std::string& te
 int64_t parse_integer(const std::string& flag, const std::string& text, int64_t least, int64_t most) {
   int64_t value = 0;
   if (!to_integer(text, value) || value < least || value > most)
-    throw Error(flag + ": expected a whole number from " + std::to_string(least) + " to " + std::to_string(most) + ", got '" +
-                text + "'");
+    throw Error(flag + ": expected a whole number from " + std::to_string(least) + " to " + std::to_string(most) +
+                ", got '" + text + "'");
   return value;
 }
 
@@ -166,8 +168,9 @@ int64_t parse_bytes(const std::string& flag, const std::string& text) {
 }
 
 void select_row(Selection& selection, const std::string& name) {
-  const Error error("--row: expected a name that `bench_mla list` prints, op/algo/dtype/impl/model/key:value.../threads:n, got '" +
-                    name + "'");
+  const Error error(
+      "--row: expected a name that `bench_mla list` prints, op/algo/dtype/impl/model/key:value.../threads:n, got '" +
+      name + "'");
   const std::vector<std::string> parts = split(name, '/');
   if (parts.size() < 7) throw error;
   selection.row = name;

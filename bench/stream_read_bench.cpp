@@ -11,7 +11,8 @@ void register_stream_read(Suite& suite) {
   for (int64_t bytes : suite.choose<int64_t>({}, {.smoke = {kMi}, .quick = {64 * kMi}, .full = {64 * kMi, 256 * kMi}}))
     suite.add<StreamRead, reference::stream_read>(no_model(), {bytes, 1});
   // Sets that some cache holds, read several times over.
-  for (int64_t bytes : suite.choose<int64_t>({}, {.smoke = {}, .quick = {}, .full = {kMi / 32, kMi / 2, 2 * kMi, 16 * kMi}}))
+  for (int64_t bytes :
+       suite.choose<int64_t>({}, {.smoke = {}, .quick = {}, .full = {kMi / 32, kMi / 2, 2 * kMi, 16 * kMi}}))
     suite.add<StreamRead, reference::stream_read>(no_model(), {bytes, 64});
 }
 

@@ -117,12 +117,13 @@ std::vector<Decode> decodes(const Rows& rows, const std::string& model) {
   std::vector<Decode> all;
   for (const Result* r : rows.of("mla_decode")) {
     const auto context = key_value(r->name.key, "ctx");
-    if (r->name.model != model || r->name.algo != "absorbed" || key_value(r->name.key, "batch") != 1 || !context) continue;
+    if (r->name.model != model || r->name.algo != "absorbed" || key_value(r->name.key, "batch") != 1 || !context)
+      continue;
     const std::string& key = r->name.key;
     all.push_back({*context, rows.time("attention_decode", "", model + "~mha", key),
                    rows.time("attention_decode", "", model + "~gqa8", key),
-                   rows.time("attention_decode", "", model + "~mqa", key), rows.time("mla_decode", "absorbed", model, key),
-                   rows.time("mla_decode", "expanded", model, key)});
+                   rows.time("attention_decode", "", model + "~mqa", key),
+                   rows.time("mla_decode", "absorbed", model, key), rows.time("mla_decode", "expanded", model, key)});
   }
   return all;
 }
@@ -132,7 +133,8 @@ void print_cache(const Model& model, std::ostream& out) {
   out << "KV cache, bf16, per token and layer (exact): MLA " << latent << " bytes";
   for (const char* form : {"mha", "gqa8", "mqa"}) {
     const int64_t bytes = 2 * kv_elements(counterfactual(model, form));
-    out << "; ~" << form << " " << bytes << " (" << figure(static_cast<double>(bytes) / static_cast<double>(latent)) << "x)";
+    out << "; ~" << form << " " << bytes << " (" << figure(static_cast<double>(bytes) / static_cast<double>(latent))
+        << "x)";
   }
   out << ".\n";
 }
@@ -144,8 +146,8 @@ void print_decode(const std::vector<Decode>& decodes, std::ostream& out) {
   };
   out << text("  %8s %16s %16s %16s %16s %16s\n", "context", "MHA", "GQA-8", "MQA", "MLA absorbed", "MLA expanded");
   for (const Decode& d : decodes)
-    out << text("  %8lld ", static_cast<long long>(d.context)) << cell(d.mha) << ' ' << cell(d.gqa8) << ' ' << cell(d.mqa)
-        << ' ' << cell(d.absorbed) << ' ' << cell(d.expanded) << '\n';
+    out << text("  %8lld ", static_cast<long long>(d.context)) << cell(d.mha) << ' ' << cell(d.gqa8) << ' '
+        << cell(d.mqa) << ' ' << cell(d.absorbed) << ' ' << cell(d.expanded) << '\n';
   for (const Decode& d : decodes) {
     out << "  At " << d.context << " tokens absorbed MLA is";
     const char* separator = " ";
@@ -189,15 +191,16 @@ void print_prefill(const Rows& rows, const Model& model, std::ostream& out) {
   out << "New tokens on cached ones: absorb, or expand the latents?\n";
   for (auto& [past, points] : by_past) {
     std::sort(points.begin(), points.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-    const auto crossing = std::find_if(points.begin(), points.end(), [](const auto& p) { return p.second.measured > 1; });
+    const auto crossing =
+        std::find_if(points.begin(), points.end(), [](const auto& p) { return p.second.measured > 1; });
     out << "  On " << past << " cached: ";
     if (crossing == points.end())
       out << "absorbed is faster up to " << points.back().first << " new tokens, the most timed";
     else if (crossing == points.begin())
       out << "expanded is faster from " << crossing->first << " new token" << (crossing->first > 1 ? "s" : "") << " on";
     else
-      out << "absorbed is faster up to " << std::prev(crossing)->first << " new tokens, expanded from " << crossing->first
-          << " on";
+      out << "absorbed is faster up to " << std::prev(crossing)->first << " new tokens, expanded from "
+          << crossing->first << " on";
     const double flops = absorbed_crossover(model, past);
     out << (past == 0 ? " (by FLOPs: expanded always)" : text(" (by FLOPs: from %.0f on)", flops));
     out << "; at " << points.back().first << " new tokens expanded is " << words(points.back().second) << ".\n";
@@ -218,7 +221,8 @@ std::vector<Experts> experts(const Rows& rows, const std::string& model) {
     const auto tokens = key_value(r->name.key, "tokens");
     if (r->name.model != model || !tokens || r->name.key.find("routing:uniform") == std::string::npos) continue;
     const std::string key = "tokens:" + std::to_string(*tokens);
-    all.push_back({*tokens, r->counters.at("experts_touched"), *rows.time("moe_experts", r->name.algo, model, r->name.key),
+    all.push_back({*tokens, r->counters.at("experts_touched"),
+                   *rows.time("moe_experts", r->name.algo, model, r->name.key),
                    rows.time("dense_ffn", "", model + "~dense_active", key),
                    rows.time("dense_ffn", "", model + "~dense_total", key)});
   }
@@ -227,13 +231,14 @@ std::vector<Experts> experts(const Rows& rows, const std::string& model) {
 
 void print_experts(const Model& model, const std::vector<Experts>& batches, std::ostream& out) {
   if (batches.empty()) return;
-  out << "Experts of one " << model.name << " layer (" << model.n_routed_experts << ", top " << model.num_experts_per_tok
-      << ") under uniform routing, the worst case for bytes:\n";
+  out << "Experts of one " << model.name << " layer (" << model.n_routed_experts << ", top "
+      << model.num_experts_per_tok << ") under uniform routing, the worst case for bytes:\n";
   for (const Experts& b : batches) {
     out << "  " << text("%3lld token%s %s", static_cast<long long>(b.tokens), b.tokens == 1 ? ", " : "s,", "")
         << text("%5.1f experts touched, ", b.touched) << milliseconds(b.moe.measured) << " ("
         << milliseconds(b.moe.measured / static_cast<double>(b.tokens)) << " a token, "
-        << text("%.0f%% of ideal, ", 100 * b.moe.ideal / b.moe.measured) << (b.moe.memory_bound ? "memory" : "arithmetic") << ")";
+        << text("%.0f%% of ideal, ", 100 * b.moe.ideal / b.moe.measured)
+        << (b.moe.memory_bound ? "memory" : "arithmetic") << ")";
     if (b.active) out << "; " << words(gain(*b.active, b.moe)) << " than dense of equal active size";
     if (b.total) out << "; " << words(gain(*b.total, b.moe)) << " than dense of equal total size";
     out << ".\n";
@@ -247,7 +252,8 @@ class DenseEquivalent {
   DenseEquivalent(const Model& model, double flops_per_second, double bytes_per_second)
       : layers_(static_cast<double>(model.moe_layers())),
         expert_(3.0 * static_cast<double>(model.hidden_size) * static_cast<double>(model.moe_intermediate_size)),
-        shared_(3.0 * static_cast<double>(model.hidden_size) * static_cast<double>(model.shared_expert_intermediate_size)),
+        shared_(3.0 * static_cast<double>(model.hidden_size) *
+                static_cast<double>(model.shared_expert_intermediate_size)),
         rest_(static_cast<double>(active_parameters(model) - routed_active_parameters(model)) - layers_ * shared_),
         experts_(model.n_routed_experts),
         top_k_(model.num_experts_per_tok),
@@ -258,7 +264,8 @@ class DenseEquivalent {
   double ideal(int64_t batch) const {
     const double touched = experts_touched(experts_, top_k_, batch);
     const auto tokens = static_cast<double>(batch);
-    const double routed = std::max(2 * touched * expert_ / bytes_, 2 * tokens * static_cast<double>(top_k_) * expert_ / flops_);
+    const double routed =
+        std::max(2 * touched * expert_ / bytes_, 2 * tokens * static_cast<double>(top_k_) * expert_ / flops_);
     return (rest_ + layers_ * (shared_ + routed / seconds_per_parameter(tokens))) * 1e-9;
   }
   // With the experts' time as measured against a dense FFN of equal active size; the rest of the model is as dense as any.
@@ -312,9 +319,7 @@ void print_sentence(const Rows& rows, const Model& model, const std::vector<Deco
     if (b.tokens > 1 && (!worst || dense.measured(b) > dense.measured(*worst))) worst = &b;
     if (b.tokens >= dense_again) again = &b;
   }
-  const auto billions = [](double measured, double ideal) {
-    return text("%.0f B (ideal %.0f B)", measured, ideal);
-  };
+  const auto billions = [](double measured, double ideal) { return text("%.0f B (ideal %.0f B)", measured, ideal); };
   out << "On this machine " << model.name << " decodes like a ";
   out << (one ? billions(dense.measured(*one), dense.ideal(1)) : text("%.0f B (ideal, not timed)", dense.ideal(1)));
   out << " dense model for one user, ";
@@ -324,12 +329,14 @@ void print_sentence(const Rows& rows, const Model& model, const std::vector<Deco
         << text(" (the worst timed; ideally the worst is %.0f B at %lld)", dense.ideal(worst_batch),
                 static_cast<long long>(worst_batch));
   else
-    out << text("%.0f B at batch %lld (the worst; ideal, not timed)", dense.ideal(worst_batch), static_cast<long long>(worst_batch));
+    out << text("%.0f B at batch %lld (the worst; ideal, not timed)", dense.ideal(worst_batch),
+                static_cast<long long>(worst_batch));
   out << ", ";
   if (again)
     out << billions(dense.measured(*again), dense.ideal(again->tokens)) << " again past " << dense_again;
   else
-    out << text("%.0f B again past %lld (ideal, not timed)", dense.ideal(dense_again), static_cast<long long>(dense_again));
+    out << text("%.0f B again past %lld (ideal, not timed)", dense.ideal(dense_again),
+                static_cast<long long>(dense_again));
 
   const Decode& d = *std::min_element(decodes.begin(), decodes.end(), [](const Decode& a, const Decode& b) {
     return std::abs(a.context - 4096) < std::abs(b.context - 4096);
@@ -372,7 +379,8 @@ void print_verdict(const Suite& suite, std::span<const Result> results, std::ost
     out << "\nNo verdict: this run timed neither MLA nor experts.\n";
     return;
   }
-  out << "\nVerdict (" << rows.dtype() << ", " << rows.impl() << " kernels, all threads; ideal = the larger of bytes and FLOPs over "
+  out << "\nVerdict (" << rows.dtype() << ", " << rows.impl()
+      << " kernels, all threads; ideal = the larger of bytes and FLOPs over "
       << "this machine's measured peaks)\n";
   for (const std::string& name : names) {
     const Model model = suite.model(name);
@@ -384,10 +392,12 @@ void print_verdict(const Suite& suite, std::span<const Result> results, std::ost
     if (model.is_mla()) print_prefill(rows, model, out);
     print_experts(model, experts(rows, name), out);
   }
-  out << "What this cannot tell: quality, which no dense comparator here is matched in; real routing, which is not uniform; "
+  out << "What this cannot tell: quality, which no dense comparator here is matched in; real routing, which is not "
+         "uniform; "
          "accelerators, networks and batches beyond those timed.\n\n";
   const Model model = suite.model(names.back());
-  if (model.is_mla() && model.moe_layers()) print_sentence(rows, model, decodes(rows, names.back()), experts(rows, names.back()), out);
+  if (model.is_mla() && model.moe_layers())
+    print_sentence(rows, model, decodes(rows, names.back()), experts(rows, names.back()), out);
 }
 
 }  // namespace mmb

@@ -23,20 +23,22 @@ namespace mmb {
 namespace MMB_IMPL {
 namespace {
 
-constexpr int64_t kBlock = 96;                         // tokens: a multiple of every tile below
-constexpr int kAccumulators = kRegisters * 3 / 4;      // of a register tile
-constexpr int kValueRows = kLanes == 16 ? 8 : 4;       // rows of P V at a time, by 3 vectors of the value (NEON: 6)
-constexpr int64_t kPanelRows = 2 * kLanes;             // query rows side by side
-constexpr int64_t kChunk = 64;                         // tokens: cuts within a context are multiples of this; preparing and
-                                                       // combining a partial result costs as much as about 20 tokens
-constexpr float kLowest = -1e30f;                      // a score that loses; finite, so that differences are never NaN
+constexpr int64_t kBlock = 96;                     // tokens: a multiple of every tile below
+constexpr int kAccumulators = kRegisters * 3 / 4;  // of a register tile
+constexpr int kValueRows = kLanes == 16 ? 8 : 4;   // rows of P V at a time, by 3 vectors of the value (NEON: 6)
+constexpr int64_t kPanelRows = 2 * kLanes;         // query rows side by side
+constexpr int64_t kChunk = 64;                     // tokens: cuts within a context are multiples of this; preparing and
+                                                   // combining a partial result costs as much as about 20 tokens
+constexpr float kLowest = -1e30f;                  // a score that loses; finite, so that differences are never NaN
 
 // Vectors that one load gives: bf16 come as the even and the odd elements of two vectors, which takes one instruction for
 // each where elements in order take two. Queries and results are put in that order meanwhile.
 template <class E>
 constexpr int kSpan = 4 / sizeof(E);
 
-MMB_OP Vec load_part(const float* p, int) { return load(p); }
+MMB_OP Vec load_part(const float* p, int) {
+  return load(p);
+}
 MMB_OP Vec load_part(const bf16* p, int part) {
   Vec even, odd;
   load_columns(p, even, odd);
@@ -90,8 +92,10 @@ struct Cache {
   float* scratch;  // cache_scratch() floats
 
   MMB_OP Block<float> wide(int64_t begin, int64_t count) const {
-    if constexpr (sizeof(T) == 4) return stored(begin, count);
-    else return copied<float>(begin, count, true);
+    if constexpr (sizeof(T) == 4)
+      return stored(begin, count);
+    else
+      return copied<float>(begin, count, true);
   }
 
   // In place where whole spans and whole blocks can be read.
@@ -231,8 +235,10 @@ MMB_OP void softmax_step(float* s, int64_t stride, int64_t vectors, VecInt limit
 template <int T>
 MMB_OP void softmax(float* s, int64_t stride, int64_t vectors, bool masked, VecInt limit, float* m, float* l,
                     float* alpha) {
-  if (masked) softmax_step<T, true>(s, stride, vectors, limit, m, l, alpha);
-  else softmax_step<T, false>(s, stride, vectors, limit, m, l, alpha);
+  if (masked)
+    softmax_step<T, true>(s, stride, vectors, limit, m, l, alpha);
+  else
+    softmax_step<T, false>(s, stride, vectors, limit, m, l, alpha);
 }
 
 // o = alpha * o + P V for ROWS rows and NV spans of the value. Weight of (token t, row r): p[t / T * stride + r*T + t % T].
@@ -255,8 +261,7 @@ template <class E, int ROWS, int NV, int T>
     fetch(T == 1 ? 1 : kVecs * kLanes * static_cast<int>(sizeof(E)));
     Vec value[kVecs];
     MMB_UNROLL
-    for (int n = 0; n < kVecs; ++n)
-      value[n] = load_part(v + n / kSpan<E> * kSpan<E> * kLanes, n % kSpan<E>);
+    for (int n = 0; n < kVecs; ++n) value[n] = load_part(v + n / kSpan<E> * kSpan<E> * kLanes, n % kSpan<E>);
     const float* weight = p + t / T * p_stride + t % T;
     MMB_UNROLL
     for (int r = 0; r < ROWS; ++r) {
@@ -279,7 +284,9 @@ template <class E, int ROWS, int NV, int T>
 
 // Spans of the value at a time. Fewer rows leave registers for more; 8 vectors are enough to hide the latency of an FMA.
 template <class E>
-constexpr int max_spans(int rows) { return (kAccumulators / rows < 8 ? kAccumulators / rows : 8) / kSpan<E>; }
+constexpr int max_spans(int rows) {
+  return (kAccumulators / rows < 8 ? kAccumulators / rows : 8) / kSpan<E>;
+}
 
 // mix for a slice of `width` spans, at most NV.
 template <class E, int ROWS, int T, int NV = max_spans<E>(ROWS)>
@@ -326,7 +333,9 @@ MMB_OP int64_t tile_rows_for(int64_t dk, int64_t dv) {
   return fit < kPanelRows ? kPanelRows : fit > 256 ? 256 : fit;
 }
 
-MMB_OP int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+MMB_OP int64_t min_of(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
 
 struct Rows {
   const Problem& a;
@@ -451,8 +460,8 @@ MMB_OP void panel_step(const Rows& rows, int64_t real, const float* q, const Blo
     scores<NV>(q, rows.a.dk, block.k + i * kTokens * block.k_stride, block.k_stride, w.s + i * kTokens * kWidth,
                spread(k_ahead, i, tiles, rows.a.dk));
   for (int v = 0; v < NV; ++v)
-    softmax<1>(w.s + v * kLanes, kWidth, visible, limit[v * kLanes] < begin + visible, limits(limit + v * kLanes, begin),
-               p.m + v * kLanes, p.l + v * kLanes, w.alpha + v * kLanes);
+    softmax<1>(w.s + v * kLanes, kWidth, visible, limit[v * kLanes] < begin + visible,
+               limits(limit + v * kLanes, begin), p.m + v * kLanes, p.l + v * kLanes, w.alpha + v * kLanes);
   const int64_t vectors = ceil_div(rows.a.dv, kLanes), slices = ceil_div(vectors, max_spans<float>(kValueRows)),
                 row_tiles = ceil_div(real, kValueRows);
   for (int64_t i = 0; i < slices; ++i) {
@@ -486,8 +495,10 @@ MMB_OP void panels(const Rows& rows, const Tile& tile, const Loader& loader, int
       const float* q = w.q + row * rows.a.dk;
       const Partial p{partial.o + row * rows.o_stride, partial.m + row, partial.l + row};
       const Memory k_ahead = part(ahead.k, i, count_panels), v_ahead = part(ahead.v, i, count_panels);
-      if (real > kLanes) panel_step<2>(rows, real, q, block, t, count, w.limit + row, w, p, k_ahead, v_ahead);
-      else panel_step<1>(rows, real, q, block, t, count, w.limit + row, w, p, k_ahead, v_ahead);
+      if (real > kLanes)
+        panel_step<2>(rows, real, q, block, t, count, w.limit + row, w, p, k_ahead, v_ahead);
+      else
+        panel_step<1>(rows, real, q, block, t, count, w.limit + row, w, p, k_ahead, v_ahead);
     }
   }
 }
@@ -594,8 +605,10 @@ MMB_OP Place cut(const Rows& rows, int64_t index, int64_t parts) {
         int64_t low = 0, high = tile.tokens;  // the first token at which `left` pairs are done
         while (low < high) {
           const int64_t middle = (low + high) / 2;
-          if (rows.pairs(b, tile.row, tile.row + tile.rows, middle) < left) low = middle + 1;
-          else high = middle;
+          if (rows.pairs(b, tile.row, tile.row + tile.rows, middle) < left)
+            low = middle + 1;
+          else
+            high = middle;
         }
         const int64_t token = (low + kChunk / 2) / kChunk * kChunk;
         if (token == 0 || token + kChunk / 2 <= tile.tokens) return {b, item, token};
@@ -615,14 +628,14 @@ MMB_OP void attend(const Problem& problem, const LoaderFor& loader_for) {
   const Rows rows(problem);
   const int64_t threads = thread_count(), self = thread_index();
   int64_t most = 1;
-  for (int64_t b = 0; b < problem.sequences.batch; ++b)
-    most = rows.tile_height(b) > most ? rows.tile_height(b) : most;
+  for (int64_t b = 0; b < problem.sequences.batch; ++b) most = rows.tile_height(b) > most ? rows.tile_height(b) : most;
   most = round_up(most, kPanelRows);
 
   Scratch scratch;
   auto* places = scratch.shared<Place>(threads + 1);
-  const Workspace work{scratch.own<float>(most * round_up(problem.dk, 2 * kLanes)), scratch.own<float>(kBlock * kPanelRows),
-                       scratch.own<float>(kPanelRows), scratch.own<int32_t>(most)};
+  const Workspace work{scratch.own<float>(most * round_up(problem.dk, 2 * kLanes)),
+                       scratch.own<float>(kBlock * kPanelRows), scratch.own<float>(kPanelRows),
+                       scratch.own<int32_t>(most)};
   // Each thread's two partial results: of the tile that it shares with the thread before it, and of any other.
   const int64_t partial_size = round_up(most * (rows.o_stride + 2), 1024);
   auto* partials = scratch.shared<float>(2 * threads * partial_size);
@@ -637,7 +650,8 @@ MMB_OP void attend(const Problem& problem, const LoaderFor& loader_for) {
   places[threads] = {problem.sequences.batch, 0, 0};
   while (!(at == end && at.token == 0)) {
     const Tile tile = rows.tile(at.sequence, at.item);
-    const bool shared = at.same_item(end);  // with the next thread; a cut at the same token leaves this one an empty part
+    const bool shared =
+        at.same_item(end);  // with the next thread; a cut at the same token leaves this one an empty part
     const int64_t stop = shared ? end.token : tile.tokens;
     const Partial p = partial(self, at.token == 0);
     attend_tile(rows, tile, loader_for(at.sequence, tile.kv_head), at.token, stop, work, p);

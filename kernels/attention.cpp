@@ -6,7 +6,8 @@
 
 namespace mmb {
 
-AttentionShape attention_shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context, int64_t shortest) {
+AttentionShape attention_shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context,
+                               int64_t shortest) {
   MMB_REQUIRE(!model.is_mla(), model.file << ": kv_lora_rank " << model.kv_lora_rank);
   return {batch,
           new_tokens,

@@ -16,14 +16,16 @@ MMB_OP void attend_dense(const AttentionShape& shape, const AttentionArgs& args)
   attend({args.sequences, shape.num_attention_heads, nkv, dk, dv, args.q, args.scale, args.out, tile_rows_for(dk, dv)},
          [&](int64_t b, int64_t kv_head) {
            const int64_t row = (b * nkv + kv_head) * args.capacity;
-           return Cache<T>{static_cast<const T*>(args.k) + row * dk, static_cast<const T*>(args.v) + row * dv, dk, dv,
-                           dk, dv, own};
+           return Cache<T>{
+               static_cast<const T*>(args.k) + row * dk, static_cast<const T*>(args.v) + row * dv, dk, dv, dk, dv, own};
          });
 }
 
 MMB_OP void attend_dense(const AttentionShape& shape, const AttentionArgs& args) {
-  if (args.cache_dtype == DType::f32) attend_dense<float>(shape, args);
-  else attend_dense<bf16>(shape, args);
+  if (args.cache_dtype == DType::f32)
+    attend_dense<float>(shape, args);
+  else
+    attend_dense<bf16>(shape, args);
 }
 
 }  // namespace

@@ -8,11 +8,16 @@ namespace mmb {
 
 const char* name(Impl impl) {
   switch (impl) {
-    case Impl::reference: return "reference";
-    case Impl::generic: return "generic";
-    case Impl::avx2: return "avx2";
-    case Impl::avx512: return "avx512";
-    case Impl::neon: return "neon";
+    case Impl::reference:
+      return "reference";
+    case Impl::generic:
+      return "generic";
+    case Impl::avx2:
+      return "avx2";
+    case Impl::avx512:
+      return "avx512";
+    case Impl::neon:
+      return "neon";
   }
   return "unknown";
 }
@@ -47,16 +52,24 @@ bool cpu_has_avx512() {
 bool supported(Impl impl) {
   switch (impl) {
     case Impl::reference:
-    case Impl::generic: return true;
-    case Impl::avx2: return cpu_has_avx2();
-    case Impl::avx512: return cpu_has_avx512();
-    default: return false;
+    case Impl::generic:
+      return true;
+    case Impl::avx2:
+      return cpu_has_avx2();
+    case Impl::avx512:
+      return cpu_has_avx512();
+    default:
+      return false;
   }
 }
 #elif defined(__aarch64__)
-bool supported(Impl impl) { return impl == Impl::reference || impl == Impl::neon; }
+bool supported(Impl impl) {
+  return impl == Impl::reference || impl == Impl::neon;
+}
 #else
-bool supported(Impl impl) { return impl == Impl::reference || impl == Impl::generic; }
+bool supported(Impl impl) {
+  return impl == Impl::reference || impl == Impl::generic;
+}
 #endif
 
 Impl best_impl() {

@@ -42,11 +42,17 @@ namespace mmb::reference {
 template <class S>
 using Vector = Eigen::Matrix<S, Eigen::Dynamic, 1>;
 
-inline double value(double x) { return x; }
-inline double value(Counted x) { return x.value; }
+inline double value(double x) {
+  return x;
+}
+inline double value(Counted x) {
+  return x.value;
+}
 
 // Contraction, accumulated from zero: n multiplies and n adds.
-inline double dot(const Vector<double>& a, const Vector<double>& b) { return a.dot(b); }
+inline double dot(const Vector<double>& a, const Vector<double>& b) {
+  return a.dot(b);
+}
 inline Counted dot(const Vector<Counted>& a, const Vector<Counted>& b) {
   Counted sum;
   for (int64_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
@@ -54,7 +60,9 @@ inline Counted dot(const Vector<Counted>& a, const Vector<Counted>& b) {
 }
 
 // sum += weight * x, for contractions over rows.
-inline void add_scaled(Vector<double>& sum, double weight, const Vector<double>& x) { sum += weight * x; }
+inline void add_scaled(Vector<double>& sum, double weight, const Vector<double>& x) {
+  sum += weight * x;
+}
 inline void add_scaled(Vector<Counted>& sum, Counted weight, const Vector<Counted>& x) {
   for (int64_t i = 0; i < x.size(); ++i) sum[i] += weight * x[i];
 }
@@ -94,7 +102,10 @@ Vector<S> row(const Matrix& m, int64_t r) {
 template <class S>
 Vector<S> times(const Matrix& m, const Vector<S>& x) {
   Vector<S> y(m.rows);
-  for (int64_t r = 0; r < m.rows; ++r) y[r] = dot(row<S>(m, r), x);
+  if constexpr (std::is_same_v<S, double>)
+    m.multiply(x.data(), y.data());
+  else
+    for (int64_t r = 0; r < m.rows; ++r) y[r] = dot(row<S>(m, r), x);
   return y;
 }
 
@@ -103,7 +114,9 @@ void store(const Vector<S>& v, float* out) {
   for (int64_t i = 0; i < v.size(); ++i) out[i] = static_cast<float>(value(v[i]));
 }
 
-inline double silu(double x) { return x / (1 + std::exp(-x)); }
+inline double silu(double x) {
+  return x / (1 + std::exp(-x));
+}
 
 // down (silu(gate x) * up x)
 template <class S>

@@ -35,7 +35,9 @@ std::atomic<int64_t> peak{0};
 
 }  // namespace
 
-int64_t scratch_mark() noexcept { return used; }
+int64_t scratch_mark() noexcept {
+  return used;
+}
 
 char* scratch_take(int64_t bytes) noexcept {
   char* data = base() + used;
@@ -51,8 +53,12 @@ char* scratch_take(int64_t bytes) noexcept {
   return data;
 }
 
-void scratch_release(int64_t mark) noexcept { used = mark; }
+void scratch_release(int64_t mark) noexcept {
+  used = mark;
+}
 
-int64_t scratch_peak() noexcept { return peak.load(); }
+int64_t scratch_peak() noexcept {
+  return peak.load();
+}
 
 }  // namespace mmb

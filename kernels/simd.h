@@ -47,13 +47,17 @@ constexpr int kVecsPerPanel = static_cast<int>(kPanel) / kLanes;
 
 #define MMB_OP [[gnu::always_inline, maybe_unused]] inline
 
-MMB_OP Vec broadcast(float x) { return x - Vec{}; }
+MMB_OP Vec broadcast(float x) {
+  return x - Vec{};
+}
 MMB_OP Vec load(const float* p) {
   Vec v;
   memcpy(&v, p, sizeof v);
   return v;
 }
-MMB_OP void store(float* p, Vec v) { memcpy(p, &v, sizeof v); }
+MMB_OP void store(float* p, Vec v) {
+  memcpy(p, &v, sizeof v);
+}
 
 // The first n of kLanes elements; the others are zero, and their memory is not touched.
 MMB_OP Vec load_partial(const float* p, int64_t n) {
@@ -87,8 +91,12 @@ MMB_OP Vec fma(Vec a, Vec b, Vec c) {
 }
 
 // NaN in a gives b.
-MMB_OP Vec max(Vec a, Vec b) { return a > b ? a : b; }
-MMB_OP Vec min(Vec a, Vec b) { return a < b ? a : b; }
+MMB_OP Vec max(Vec a, Vec b) {
+  return a > b ? a : b;
+}
+MMB_OP Vec min(Vec a, Vec b) {
+  return a < b ? a : b;
+}
 
 template <int... I>
 using LaneList = std::integer_sequence<int, I...>;
@@ -125,16 +133,24 @@ MMB_OP void zip(Vec even, Vec odd, Vec& a, Vec& b, LaneList<I...>) {
 // The sum (largest) of every W consecutive lanes, in each of them.
 template <int W = kLanes>
 MMB_OP Vec sum_of_lanes(Vec v) {
-  if constexpr (W == 1) return v;
-  else return sum_of_lanes<W / 2>(v + swap_lanes<W / 2>(v, Lanes()));
+  if constexpr (W == 1)
+    return v;
+  else
+    return sum_of_lanes<W / 2>(v + swap_lanes<W / 2>(v, Lanes()));
 }
 template <int W = kLanes>
 MMB_OP Vec max_of_lanes(Vec v) {
-  if constexpr (W == 1) return v;
-  else return max_of_lanes<W / 2>(max(v, swap_lanes<W / 2>(v, Lanes())));
+  if constexpr (W == 1)
+    return v;
+  else
+    return max_of_lanes<W / 2>(max(v, swap_lanes<W / 2>(v, Lanes())));
 }
-MMB_OP float reduce_add(Vec v) { return sum_of_lanes(v)[0]; }
-MMB_OP float reduce_max(Vec v) { return max_of_lanes(v)[0]; }
+MMB_OP float reduce_add(Vec v) {
+  return sum_of_lanes(v)[0];
+}
+MMB_OP float reduce_max(Vec v) {
+  return max_of_lanes(v)[0];
+}
 
 // Lane i of the result is the sum of v[i].
 template <int W = kLanes / 2>
@@ -205,7 +221,9 @@ MMB_OP void forget_origin(P*& p) {
   __asm__("" : "+r"(p));
 }
 
-MMB_OP void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+MMB_OP void prefetch(const void* p) {
+  __builtin_prefetch(p, 0, 3);
+}
 
 // 2^x for x in [-126, 127], smaller x as -126. Degree 5 on [-1/2, 1/2]: relative error at most 2.5e-7.
 MMB_OP Vec exp2(Vec x) {
@@ -227,13 +245,19 @@ MMB_OP Vec exp2(Vec x) {
 constexpr float kLog2e = 1.44269504f;
 
 // e^x; x is taken to lie in [-87.3, 88].
-MMB_OP Vec exp(Vec x) { return exp2(x * kLog2e); }
+MMB_OP Vec exp(Vec x) {
+  return exp2(x * kLog2e);
+}
 
 // 1 / (1 + e^-x)
-MMB_OP Vec sigmoid(Vec x) { return 1.f / (1.f + exp(-x)); }
+MMB_OP Vec sigmoid(Vec x) {
+  return 1.f / (1.f + exp(-x));
+}
 
 // x * sigmoid(x)
-MMB_OP Vec silu(Vec x) { return x / (1.f + exp(-x)); }
+MMB_OP Vec silu(Vec x) {
+  return x / (1.f + exp(-x));
+}
 
 }  // namespace
 }  // namespace MMB_IMPL

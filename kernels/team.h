@@ -34,8 +34,12 @@ template <class Body>
 #pragma omp barrier
 }
 
-[[gnu::always_inline]] inline int64_t thread_index() { return omp_get_thread_num(); }
-[[gnu::always_inline]] inline int64_t thread_count() { return omp_get_num_threads(); }
+[[gnu::always_inline]] inline int64_t thread_index() {
+  return omp_get_thread_num();
+}
+[[gnu::always_inline]] inline int64_t thread_count() {
+  return omp_get_num_threads();
+}
 
 // This thread's even share of n items.
 struct Share {

@@ -2,14 +2,18 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <new>
+#include <numeric>
 
 #include "mmb/error.h"
 
 namespace mmb {
 
-const char* name(DType dtype) { return dtype == DType::f32 ? "f32" : "bf16"; }
+const char* name(DType dtype) {
+  return dtype == DType::f32 ? "f32" : "bf16";
+}
 
 double element(const void* data, DType dtype, int64_t index) {
   return dtype == DType::f32 ? static_cast<const float*>(data)[index] : to_float(static_cast<const bf16*>(data)[index]);
@@ -52,7 +56,55 @@ void Matrix::copy_row(int64_t row, double* out) const {
   }
 }
 
-int64_t Matrix::bytes() const { return transposed ? matrix_bytes(cols, rows, dtype) : matrix_bytes(rows, cols, dtype); }
+namespace {
+
+// One 64-byte line of a panel: the next columns of its 16 rows.
+void accumulate(const float* line, const double* x, int64_t, double* sums) {
+  for (int64_t r = 0; r < kPanel; ++r) sums[r] += static_cast<double>(line[r]) * x[0];
+}
+void accumulate(const bf16* line, const double* x, int64_t columns, double* sums) {
+  uint32_t pairs[kPanel];
+  std::memcpy(pairs, line, sizeof pairs);
+  for (int64_t c = 0; c < columns; ++c) {
+    uint32_t bits[kPanel];
+    float values[kPanel];
+    for (int64_t r = 0; r < kPanel; ++r) bits[r] = c == 0 ? pairs[r] << 16 : pairs[r] & 0xffff0000u;
+    std::memcpy(values, bits, sizeof values);
+    for (int64_t r = 0; r < kPanel; ++r) sums[r] += static_cast<double>(values[r]) * x[c];
+  }
+}
+
+// Panel by panel: row by row, every line would be read 16 times.
+template <class T>
+void multiply_panels(const Matrix& m, const double* x, double* y) {
+  constexpr int64_t q = 4 / static_cast<int64_t>(sizeof(T));
+  const T* line = static_cast<const T*>(m.data);
+  for (int64_t row = 0; row < m.rows; row += kPanel) {
+    double sums[kPanel] = {};
+    for (int64_t c = 0; c < m.cols; c += q, line += kPanel * q) accumulate(line, x + c, std::min(q, m.cols - c), sums);
+    std::copy(sums, sums + std::min(kPanel, m.rows - row), y + row);
+  }
+}
+
+}  // namespace
+
+void Matrix::multiply(const double* x, double* y) const {
+  if (transposed) {
+    std::vector<double> row(static_cast<size_t>(cols));
+    for (int64_t r = 0; r < rows; ++r) {
+      copy_row(r, row.data());
+      y[r] = std::inner_product(row.begin(), row.end(), x, 0.0);
+    }
+  } else if (dtype == DType::f32) {
+    multiply_panels<float>(*this, x, y);
+  } else {
+    multiply_panels<bf16>(*this, x, y);
+  }
+}
+
+int64_t Matrix::bytes() const {
+  return transposed ? matrix_bytes(cols, rows, dtype) : matrix_bytes(rows, cols, dtype);
+}
 
 Matrix Matrix::nth(int64_t index) const {
   Matrix m = *this;
@@ -77,7 +129,9 @@ void* allocate(int64_t bytes) {
   return data;
 }
 
-void deallocate(void* data, int64_t) { std::free(data); }
+void deallocate(void* data, int64_t) {
+  std::free(data);
+}
 
 PackedMatrix::PackedMatrix(std::span<const float> row_major, int64_t rows, int64_t cols, DType dtype, bool transposed,
                            int64_t count)

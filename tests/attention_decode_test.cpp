@@ -34,7 +34,8 @@ TEST(AttentionDecode, Dims) {
 }
 
 TEST(AttentionDecode, UnevenLengthsAndUnseenRows) {
-  for (int64_t group : {1, 4, 40}) expect_case({group, 1, 20, 12}, {1, 1, 1, 1}, {1, 700, 33, 96}, 1, 0.25f, 64 * 0x1p-24);
+  for (int64_t group : {1, 4, 40})
+    expect_case({group, 1, 20, 12}, {1, 1, 1, 1}, {1, 700, 33, 96}, 1, 0.25f, 64 * 0x1p-24);
 }
 
 TEST(AttentionDecode, ScoresOfTwoHundred) {
@@ -48,7 +49,8 @@ TEST(AttentionDecode, EqualScoresGiveTheMeanOfTheValues) {
   std::vector<double> mean(24, 0);
   for (int64_t t = 0; t < 100; ++t)
     for (int64_t h = 0; h < 3; ++h)
-      for (int64_t d = 0; d < 8; ++d) mean[static_cast<size_t>(h * 8 + d)] += element(test.v(), DType::f32, t * 8 + d) / 100;
+      for (int64_t d = 0; d < 8; ++d)
+        mean[static_cast<size_t>(h * 8 + d)] += element(test.v(), DType::f32, t * 8 + d) / 100;
   for (const auto& kernel : AttentionDecode::kernels()) {
     if (!supported(kernel.impl)) continue;
     EXPECT_LE(compare(test.run(kernel.run), mean).max_err, 64 * 0x1p-24) << name(kernel.impl);

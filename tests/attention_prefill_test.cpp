@@ -36,7 +36,9 @@ TEST(AttentionPrefill, UnevenLengthsAndUnseenRows) {
   expect_case({4, 2, 20, 12}, {1, 50, 7, 100}, {1, 350, 107, 100}, 1, 0.25f, 64 * 0x1p-24);
 }
 
-TEST(AttentionPrefill, ScoresOfTwoHundred) { expect_case({2, 1, 16, 16}, {60}, {200}, 4, 4.f, 2000 * 0x1p-24); }
+TEST(AttentionPrefill, ScoresOfTwoHundred) {
+  expect_case({2, 1, 16, 16}, {60}, {200}, 4, 4.f, 2000 * 0x1p-24);
+}
 
 TEST(AttentionPrefill, OneTokenIsDecode) {
   for (int64_t group : {1, 20}) {

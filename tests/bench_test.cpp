@@ -67,7 +67,8 @@ void slow_reference(const Double::Shape& shape, const Double::Args& args, Range 
 constexpr Double::Shape kShape = {50, 8};
 
 template <auto Reference = reference_double>
-Verification verify_double(void (*kernel)(const Double::Shape&, const Double::Args&), Double::Shape shape = kShape, double budget = 10) {
+Verification verify_double(void (*kernel)(const Double::Shape&, const Double::Args&), Double::Shape shape = kShape,
+                           double budget = 10) {
   Double::Problem problem(shape);
   kernel(shape, problem.args());
   return verify<Double, Reference>(shape, problem, 1, budget);
@@ -83,8 +84,10 @@ TEST(Verify, WrongKernelsFail) {
   using Shape = Double::Shape;
   using Args = Double::Args;
   const auto fails = [](void (*kernel)(const Shape&, const Args&)) { return !verify_double(kernel).failure.empty(); };
-  EXPECT_TRUE(fails([](const Shape& s, const Args& a) { right(s, a), a.y[17] = std::numeric_limits<float>::quiet_NaN(); }));
-  EXPECT_TRUE(fails([](const Shape& s, const Args& a) { right(s, a), a.y[17] = std::numeric_limits<float>::infinity(); }));
+  EXPECT_TRUE(
+      fails([](const Shape& s, const Args& a) { right(s, a), a.y[17] = std::numeric_limits<float>::quiet_NaN(); }));
+  EXPECT_TRUE(
+      fails([](const Shape& s, const Args& a) { right(s, a), a.y[17] = std::numeric_limits<float>::infinity(); }));
   EXPECT_TRUE(fails([](const Shape& s, const Args& a) { right(s, a), a.y[17] *= 1.001f; })) << "one element";
   EXPECT_TRUE(fails([](const Shape& s, const Args& a) { right({s.rows - 1, s.cols}, a); })) << "dropped tail";
   EXPECT_TRUE(fails([](const Shape&, const Args&) {})) << "zeros";
@@ -121,8 +124,8 @@ TEST(Flags, Counts) {
   EXPECT_EQ(counts("3..6"), (std::vector<int64_t>{3, 4, 5, 6}));
   EXPECT_EQ(counts("1k..16k*2"), (std::vector<int64_t>{1024, 2048, 4096, 8192, 16384}));
   EXPECT_EQ(counts("0,1..100*10,10"), (std::vector<int64_t>{0, 1, 10, 100}));
-  for (const char* bad : {"", ",", "1,", "-1", "1.5", "1..", "..2", "4..1", "1..8*1", "1..8*", "0..8*2", "1 2", "k", "1x", "99999999999999999999",
-                          "2000000k", "1..1m", "1..100000"}) {
+  for (const char* bad : {"", ",", "1,", "-1", "1.5", "1..", "..2", "4..1", "1..8*1", "1..8*", "0..8*2", "1 2", "k",
+                          "1x", "99999999999999999999", "2000000k", "1..1m", "1..100000"}) {
     try {
       counts(bad);
       ADD_FAILURE() << "accepted '" << bad << "'";
@@ -166,7 +169,8 @@ TEST(Rows, ARowIsFoundByItsNameWhateverTheProfile) {
     ASSERT_FALSE(all.rows().empty());
     for (size_t i = 0; i < all.rows().size(); i += 1 + all.rows().size() / 20) {
       const std::string name = all.rows()[i].name.text();
-      if (all.rows()[i].name.model == "none" && profile == Profile::smoke) continue;  // sizes of the ruler in smoke alone
+      if (all.rows()[i].name.model == "none" && profile == Profile::smoke)
+        continue;  // sizes of the ruler in smoke alone
       Selection of_one;
       of_one.memory = selection.memory;
       select_row(of_one, name);

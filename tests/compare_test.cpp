@@ -12,7 +12,9 @@ namespace {
 
 const std::vector<double> kExpected = {1, -2, 0.5, 4, 0, -0.25};
 
-Comparison against_expected(std::vector<double> actual) { return compare(actual, kExpected); }
+Comparison against_expected(std::vector<double> actual) {
+  return compare(actual, kExpected);
+}
 
 TEST(Compare, EqualIsZero) {
   EXPECT_EQ(against_expected(kExpected).max_err, 0);

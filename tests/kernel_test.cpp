@@ -26,7 +26,9 @@ TEST_P(Levels, RunHere) {
 INSTANTIATE_TEST_SUITE_P(Built, Levels, testing::Values(MMB_LEVELS(LEVEL) Impl::reference),
                          [](const auto& test) { return name(test.param); });
 
-TEST(Kernel, TheBestLevelIsSupported) { EXPECT_TRUE(supported(best_impl())); }
+TEST(Kernel, TheBestLevelIsSupported) {
+  EXPECT_TRUE(supported(best_impl()));
+}
 
 }  // namespace
 }  // namespace mmb

@@ -42,8 +42,9 @@ TEST(LatentAttention, RowsThatNoTokenSeesAreNotRead) {
     for (int64_t i = 0; i < 2 * capacity; ++i)
       for (int64_t d = 0; d < R + D; ++d)
         set_element(cache.data(), dtype, i * (R + D) + d,
-                    i % capacity < context[i / capacity] ? static_cast<float>(uniform(5, static_cast<uint64_t>(i * 64 + d)) - 0.5)
-                                                         : std::numeric_limits<float>::quiet_NaN());
+                    i % capacity < context[i / capacity]
+                        ? static_cast<float>(uniform(5, static_cast<uint64_t>(i * 64 + d)) - 0.5)
+                        : std::numeric_limits<float>::quiet_NaN());
     Buffer<float> q(N * H * (R + D)), out(N * H * R), expected(N * H * R);
     fill_normal(q, 1);
     LatentAttention::Args args{{2, first, context}, q.data(), cache.data(), dtype, capacity, 0.5f, expected.data()};
@@ -55,7 +56,8 @@ TEST(LatentAttention, RowsThatNoTokenSeesAreNotRead) {
       if (!supported(kernel.impl)) continue;
       for (float& x : out) x = std::numeric_limits<float>::quiet_NaN();
       kernel.run(shape, args);
-      EXPECT_LE(compare(std::vector<double>(out.begin(), out.end()), wanted).max_err, 64 * 0x1p-24) << name(kernel.impl);
+      EXPECT_LE(compare(std::vector<double>(out.begin(), out.end()), wanted).max_err, 64 * 0x1p-24)
+          << name(kernel.impl);
       EXPECT_TRUE(out.intact());
     }
   }

@@ -14,10 +14,10 @@ namespace fs = std::filesystem;
 const fs::path kSource = MMB_SOURCE_DIR;
 
 // Headers of include/mmb and tests that belong to no op.
-const Names kSharedHeaders = {"accounting", "attention", "compare", "cost", "error", "kernel", "layer_problem", "machine",
-                              "model", "random", "sequences", "tensor"};
-const Names kSharedTests = {"accounting", "bench", "compare", "golden", "kernel", "machine", "model", "names",
-                            "safetensors", "tensor"};
+const Names kSharedHeaders = {"accounting",    "attention", "compare", "cost",   "error",     "kernel",
+                              "layer_problem", "machine",   "model",   "random", "sequences", "tensor"};
+const Names kSharedTests = {"accounting", "bench", "compare", "golden",      "kernel",
+                            "machine",    "model", "names",   "safetensors", "tensor"};
 
 // The files of a folder that end in `ending`, without it.
 Names files(const char* folder, const std::string& ending) {
@@ -48,11 +48,17 @@ TEST(Names, EveryFolderOfKernelsIsAnOp) {
   }
 }
 
-TEST(Names, OneHeaderPerOp) { EXPECT_EQ(files("include/mmb", ".h"), with(folders_of_kernels(), kSharedHeaders)); }
+TEST(Names, OneHeaderPerOp) {
+  EXPECT_EQ(files("include/mmb", ".h"), with(folders_of_kernels(), kSharedHeaders));
+}
 
-TEST(Names, OneTestPerOp) { EXPECT_EQ(files("tests", "_test.cpp"), with(folders_of_kernels(), kSharedTests)); }
+TEST(Names, OneTestPerOp) {
+  EXPECT_EQ(files("tests", "_test.cpp"), with(folders_of_kernels(), kSharedTests));
+}
 
-TEST(Names, OneBenchFilePerOp) { EXPECT_EQ(files("bench", "_bench.cpp"), folders_of_kernels()); }
+TEST(Names, OneBenchFilePerOp) {
+  EXPECT_EQ(files("bench", "_bench.cpp"), folders_of_kernels());
+}
 
 }  // namespace
 }  // namespace mmb

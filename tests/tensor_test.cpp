@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <set>
 
 #include "mmb/error.h"
@@ -23,9 +24,9 @@ TEST(Bf16, EveryValueSurvives) {
 }
 
 TEST(Bf16, RoundsToNearestEven) {
-  EXPECT_EQ(to_float(to_bf16(1 + 0x1p-8f)), 1);                        // half way: to even
-  EXPECT_EQ(to_float(to_bf16(1 + 3 * 0x1p-8f)), 1 + 0x1p-6f);          // half way: to even, upwards
-  EXPECT_EQ(to_float(to_bf16(1 + 0x1p-8f + 0x1p-20f)), 1 + 0x1p-7f);   // beyond half way
+  EXPECT_EQ(to_float(to_bf16(1 + 0x1p-8f)), 1);                       // half way: to even
+  EXPECT_EQ(to_float(to_bf16(1 + 3 * 0x1p-8f)), 1 + 0x1p-6f);         // half way: to even, upwards
+  EXPECT_EQ(to_float(to_bf16(1 + 0x1p-8f + 0x1p-20f)), 1 + 0x1p-7f);  // beyond half way
   EXPECT_EQ(to_float(to_bf16(std::numeric_limits<float>::max())), std::numeric_limits<float>::infinity());
   EXPECT_TRUE(std::isnan(to_float(to_bf16(std::numeric_limits<float>::quiet_NaN()))));
 }
@@ -39,9 +40,12 @@ TEST(Matrix, PackedElementsAreWhereTheyWere) {
       const PackedMatrix packed(values, rows, cols, dtype, transposed, count);
       for (int64_t i = 0; i < count; ++i) {
         const Matrix m = packed.matrix().nth(i);
-        std::vector<double> row(cols);
+        std::vector<double> row(cols), product(rows);
+        const double powers[] = {1, 1000, 1e6, 1e9, 1e12};  // digits that do not meet
+        m.multiply(powers, product.data());
         for (int64_t r = 0; r < rows; ++r) {
           m.copy_row(r, row.data());
+          EXPECT_EQ(product[r], std::inner_product(row.begin(), row.end(), powers, 0.0));
           for (int64_t c = 0; c < cols; ++c) {
             EXPECT_EQ(m.at(r, c), static_cast<double>((i * rows + r) * cols + c));
             EXPECT_EQ(row[c], m.at(r, c));

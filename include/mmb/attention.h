@@ -33,7 +33,8 @@ struct AttentionArgs {
 };
 
 // Of a model whose cache holds keys and values.
-AttentionShape attention_shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context, int64_t shortest = 0);
+AttentionShape attention_shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context,
+                               int64_t shortest = 0);
 Cost attention_cost(const AttentionShape& shape, DType dtype);
 
 class AttentionProblem {

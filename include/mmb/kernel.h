@@ -3,8 +3,8 @@
 #pragma once
 
 #include <concepts>
-#include <sstream>
 #include <span>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,9 +35,9 @@ Impl best_impl();
 
 // In an op's header: declares kernel FUNCTION of OP in the namespace of every level.
 #define MMB_DECLARE_KERNEL(OP, FUNCTION) MMB_LEVELS(MMB_DECLARE_KERNEL_AT, OP, FUNCTION)
-#define MMB_DECLARE_KERNEL_AT(LEVEL, OP, FUNCTION)                          \
-  namespace LEVEL {                                                        \
-  void FUNCTION(const OP::Shape& shape, const OP::Args& args) noexcept;    \
+#define MMB_DECLARE_KERNEL_AT(LEVEL, OP, FUNCTION)                      \
+  namespace LEVEL {                                                     \
+  void FUNCTION(const OP::Shape& shape, const OP::Args& args) noexcept; \
   }
 
 // In an op's table.cpp: lists kernel FUNCTION of OP, at every level, under the name ALGO.
@@ -81,8 +81,8 @@ concept Operator = requires(const typename Op::Shape& shape, typename Op::Proble
 };
 
 // Throws with the condition and the values where a shape cannot be run.
-#define MMB_REQUIRE(condition, values)                                                                      \
-  do {                                                                                                      \
+#define MMB_REQUIRE(condition, values)                                                                        \
+  do {                                                                                                        \
     if (!(condition)) throw ::mmb::Error((std::ostringstream() << values << ": expected " #condition).str()); \
   } while (false)
 

@@ -12,14 +12,18 @@ enum class DType : uint8_t { f32, bf16 };
 
 const char* name(DType dtype);
 
-[[gnu::always_inline]] inline constexpr int64_t size_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
+[[gnu::always_inline]] inline constexpr int64_t size_of(DType dtype) {
+  return dtype == DType::f32 ? 4 : 2;
+}
 
 // The upper half of an f32: 8 bits of exponent, 7 of mantissa.
 struct bf16 {
   uint16_t bits;
 };
 
-[[gnu::always_inline]] inline float to_float(float x) { return x; }
+[[gnu::always_inline]] inline float to_float(float x) {
+  return x;
+}
 
 [[gnu::always_inline]] inline float to_float(bf16 x) {
   const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
@@ -54,6 +58,8 @@ struct Matrix {
   double at(int64_t row, int64_t col) const;
   // Elements at(row, 0) .. at(row, cols - 1).
   void copy_row(int64_t row, double* out) const;
+  // y = W x, for references.
+  void multiply(const double* x, double* y) const;
   int64_t bytes() const;
   // The `index`-th of consecutive matrices of this shape: one head's of a per-head projection.
   Matrix nth(int64_t index) const;
@@ -65,7 +71,9 @@ inline constexpr int64_t kPanel = 16;  // outputs per panel
   return (n + multiple - 1) / multiple * multiple;
 }
 
-[[gnu::always_inline]] inline constexpr int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
+[[gnu::always_inline]] inline constexpr int64_t ceil_div(int64_t n, int64_t d) {
+  return (n + d - 1) / d;
+}
 
 // Bytes that a matrix occupies, padding included.
 int64_t matrix_bytes(int64_t rows, int64_t cols, DType dtype);

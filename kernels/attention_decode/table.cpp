@@ -14,7 +14,9 @@ std::string AttentionDecode::key(const Shape& shape) {
   return "batch:" + std::to_string(shape.batch) + "/q:1/ctx:" + length_key(shape.context, shape.shortest);
 }
 
-Cost AttentionDecode::cost(const Shape& shape, DType dtype, std::string_view) { return attention_cost(shape, dtype); }
+Cost AttentionDecode::cost(const Shape& shape, DType dtype, std::string_view) {
+  return attention_cost(shape, dtype);
+}
 
 AttentionDecode::Problem::Problem(const Shape& shape, DType dtype, std::string_view algo, Arena& arena, uint64_t seed)
     : AttentionProblem(shape, dtype, algo, arena, seed) {

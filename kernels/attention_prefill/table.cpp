@@ -17,6 +17,8 @@ std::string AttentionPrefill::key(const Shape& shape) {
          std::to_string(shape.context - n);
 }
 
-Cost AttentionPrefill::cost(const Shape& shape, DType dtype, std::string_view) { return attention_cost(shape, dtype); }
+Cost AttentionPrefill::cost(const Shape& shape, DType dtype, std::string_view) {
+  return attention_cost(shape, dtype);
+}
 
 }  // namespace mmb

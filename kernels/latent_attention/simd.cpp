@@ -21,8 +21,10 @@ MMB_OP void attend_latents(const LatentAttention::Shape& shape, const LatentAtte
 
 void latent_attention(const LatentAttention::Shape& shape, const LatentAttention::Args& args) noexcept {
   team([&] {
-    if (args.cache_dtype == DType::f32) attend_latents<float>(shape, args);
-    else attend_latents<bf16>(shape, args);
+    if (args.cache_dtype == DType::f32)
+      attend_latents<float>(shape, args);
+    else
+      attend_latents<bf16>(shape, args);
   });
 }
 

@@ -135,7 +135,7 @@ MMB_OP PanelGroup<float> widened(PanelGroup<float> w, int64_t, int64_t first, in
 // Panels of y = packed * w^T, by the calling thread alone. `packed` is pack_tokens' layout; y[m * y_stride + row].
 template <class T>
 MMB_OP void panels_of(const float* packed, int64_t tokens, const Matrix& w, Share panels, float* y, int64_t y_stride,
-                   float* scratch) {
+                      float* scratch) {
   constexpr int64_t q = 4 / sizeof(T), kLine = 64 / sizeof(T), kBlock = kColumnBlock / q;
   constexpr int64_t kAhead = 12;  // lines: 768 bytes in each stream
   const int64_t lines = ceil_div(w.cols, q), stride = lines * kLine, K = padded_columns(w.cols);

@@ -25,10 +25,7 @@ Cost Linear::cost(const Shape& shape, DType dtype, std::string_view) {
 }
 
 Linear::Problem::Problem(const Shape& shape, DType dtype, std::string_view, Arena& arena, uint64_t seed)
-    : arena_(arena),
-      x_(shape.tokens * shape.in_features),
-      y_(shape.tokens * shape.out_features),
-      expected_(y_.size()) {
+    : arena_(arena), x_(shape.tokens * shape.in_features), y_(shape.tokens * shape.out_features), expected_(y_.size()) {
   MMB_REQUIRE(shape.tokens > 0 && shape.in_features > 0 && shape.out_features > 0, name << ": " << key(shape));
   fill_normal(x_, seed);
   args_ = {x_.data(), {nullptr, dtype, false, shape.out_features, shape.in_features}, y_.data()};

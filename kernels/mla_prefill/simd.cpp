@@ -15,8 +15,8 @@ namespace {
 template <class T>
 struct Expand {
   using Element = float;  // of stored()
-  const T* cache;     // of the sequence
-  Matrix w_uk, w_uv;  // of the head
+  const T* cache;         // of the sequence
+  Matrix w_uk, w_uv;      // of the head
   int64_t R, dn, D, dv;
   float *packed, *widened, *k, *v;  // k and v begin as zeros: padding is read
 
