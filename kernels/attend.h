@@ -1,15 +1,15 @@
 // Attention over cached keys and values, once for every variant: softmax(scale * q K^T) V, causal, online, in one pass.
 // A *query row* is one (new token, head) pair; the rows of one sequence and one key-value head read the same tokens. A
 // *tile* is some of those rows; it meets the tokens block by block. Two families of micro-kernels, by the rows of a tile:
-//   panels  more than half a vector of rows (latent attention, prefill, large groups): lanes are rows. S^T[token][row] from
-//           packed q and broadcast keys, so that the softmax is vertical and S^T is already the packed operand of P V; no
-//           cache is ever transposed. Keys and values are f32 rows, widened once for all rows of the tile.
-//   dots    fewer rows (MHA, small groups: bandwidth bound): lanes lie along the row. kLanes dot products are reduced
+//   panels  more rows than lanes (latent attention, prefill, large groups): lanes are rows. S^T[token][row] from packed q
+//           and broadcast keys, so that the softmax is vertical and S^T is already the packed operand of P V; no cache is
+//           ever transposed. Keys and values are f32 rows, widened once for all rows of the tile.
+//   dots    fewer rows (MHA, GQA: bandwidth bound): lanes lie along the cached row. kLanes dot products are reduced
 //           together by a tree of shuffles; rows are read as they are stored, once for all rows of the tile.
 // In both, a vector of scores holds R rows x T = kLanes/R tokens (panels: T = 1), so softmax and P V are the same code.
 // Where rows and tokens come from is the loader's matter:
 //   Block<float> loader.wide(begin, count)      f32 rows of tokens [begin, begin + count), count <= kBlock
-//   Block<E>     loader.stored(begin, count)    rows in any type, for dots
+//   Block<E>     loader.stored(begin, count)    rows of Loader::Element, for dots
 //   Ahead        loader.ahead(begin, count)     the memory that wide() of these tokens will read, to prefetch
 // Threads: the (query row, seen token) pairs of the batch in the order sequence, key-value head, tile, token are cut into
 // equal parts, one for each thread. A cut inside a tile leaves partial results, which are combined at the end.
@@ -45,7 +45,7 @@ MMB_OP Vec load_part(const bf16* p, int part) {
   return part ? odd : even;
 }
 
-// Rows of consecutive tokens, readable up to whole spans; keys as if there were kBlock tokens, too, and finite there.
+// Rows of consecutive tokens, readable up to whole spans, where keys are finite; keys as if there were kBlock tokens.
 template <class E>
 struct Block {
   const E* k;
@@ -181,29 +181,34 @@ template <int NV>
   }
 }
 
-// Dots: one vector of scores, lane r*T + j for row r and token j of T = kLanes / R; q: [spans][parts][R][kLanes].
+// Vectors of scores that dots makes at once.
+constexpr int kDotVecs = kAccumulators / kLanes;
+
+// Dots: scores of R rows (q: [spans][parts][R][kLanes]) and kDotVecs * T tokens, T = kLanes / R; lane r*T + j of a vector is
+// row r, token j of T.
 template <class E, int R>
 [[gnu::noinline]] void dots(const float* q, int64_t spans, const E* k, int64_t k_stride, float* s, Prefetch fetch) {
-  constexpr int T = kLanes / R, kWidth = kSpan<E> * kLanes;
-  Vec acc[kLanes] = {};
+  constexpr int T = kLanes / R, kTokens = kDotVecs * T, kWidth = kSpan<E> * kLanes;
+  Vec acc[kDotVecs][kLanes] = {};
   for (int64_t i = 0; i < spans; ++i) {
-    fetch(T * kWidth * static_cast<int>(sizeof(E)));
+    fetch(kTokens * kWidth * static_cast<int>(sizeof(E)));
     MMB_UNROLL
     for (int part = 0; part < kSpan<E>; ++part) {
       Vec row[R];
       MMB_UNROLL
       for (int r = 0; r < R; ++r) row[r] = load(q + (part * R + r) * kLanes);
       MMB_UNROLL
-      for (int j = 0; j < T; ++j) {
-        const Vec key = load_part(k + j * k_stride, part);
+      for (int t = 0; t < kTokens; ++t) {
+        const Vec key = load_part(k + t * k_stride, part);
         MMB_UNROLL
-        for (int r = 0; r < R; ++r) acc[r * T + j] = fma(key, row[r], acc[r * T + j]);
+        for (int r = 0; r < R; ++r) acc[t / T][r * T + t % T] = fma(key, row[r], acc[t / T][r * T + t % T]);
       }
     }
     q += kSpan<E> * R * kLanes;
     k += kWidth;
   }
-  store(s, sums(acc));
+  MMB_UNROLL
+  for (int g = 0; g < kDotVecs; ++g) store(s + g * kLanes, sums(acc[g]));
 }
 
 // One step of the online softmax: `vectors` vectors of scores, `stride` floats apart, become weights relative to the new
@@ -327,10 +332,10 @@ struct Problem {
   int64_t tile_rows;  // at the most: more rows share the cost of a block, but their q and o have to stay in L2
 };
 
-// A tile size that keeps q and o within half a megabyte.
+// A tile size that keeps q and o within 640 KiB: 128 rows of latent attention, 512 of a dense head.
 MMB_OP int64_t tile_rows_for(int64_t dk, int64_t dv) {
-  const int64_t fit = (int64_t{9} << 16) / 4 / (dk + dv) / kPanelRows * kPanelRows;
-  return fit < kPanelRows ? kPanelRows : fit > 256 ? 256 : fit;
+  const int64_t fit = (int64_t{640} << 10) / 4 / (dk + dv) / kPanelRows * kPanelRows;
+  return fit < kPanelRows ? kPanelRows : fit > 512 ? 512 : fit;
 }
 
 MMB_OP int64_t min_of(int64_t a, int64_t b) {
@@ -507,32 +512,32 @@ template <int R, class Loader>
 MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, int64_t begin, int64_t end,
                      const Workspace& w, const Partial& partial) {
   using E = typename Loader::Element;
-  constexpr int T = kLanes / R, kWidth = kSpan<E> * kLanes;
+  constexpr int T = kLanes / R, kTokens = kDotVecs * T, kRows = R < kValueRows ? R : kValueRows, kWidth = kSpan<E> * kLanes;
   constexpr auto size = static_cast<int64_t>(sizeof(E));
   const int64_t k_spans = ceil_div(rows.a.dk, kWidth), v_spans = ceil_div(rows.a.dv, kWidth),
-                slices = ceil_div(v_spans, max_spans<E>(R));
+                slices = ceil_div(v_spans, max_spans<E>(kRows));
+  VecInt offset;
+  for (int lane = 0; lane < kLanes; ++lane) offset[lane] = lane % T;
   pack_rows<E, R>(rows, tile, w.q);
   begin_rows(rows, tile, kLanes, T, w, partial);
   for (int64_t t = begin; t < end; t += kBlock) {
-    const int64_t count = min_of(kBlock, end - t), groups = ceil_div(count, T);
+    const int64_t count = min_of(kBlock, end - t), vectors = ceil_div(count, T);
     const Block<E> block = loader.stored(t, count);
     // The next block lies behind this one.
     const char* next_k = reinterpret_cast<const char*>(block.k + kBlock * block.k_stride);
     const char* next_v = reinterpret_cast<const char*>(block.v + kBlock * block.v_stride);
-    for (int64_t i = 0; i < groups; ++i)
-      dots<E, R>(w.q, k_spans, block.k + i * T * block.k_stride, block.k_stride, w.s + i * kLanes,
-                 {next_k + i * T * k_spans * kWidth * size, T * kWidth * size});
-    VecInt limit = limits(w.limit, t);
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const auto last = static_cast<int32_t>(count - lane % T);
-      limit[lane] = limit[lane] < last ? limit[lane] : last;
-    }
-    softmax<T>(w.s, kLanes, groups, groups * T > count || w.limit[0] < t + count, limit, partial.m, partial.l, w.alpha);
+    for (int64_t i = 0; i < count; i += kTokens)
+      dots<E, R>(w.q, k_spans, block.k + i * block.k_stride, block.k_stride, w.s + i / T * kLanes,
+                 {next_k + i * k_spans * kWidth * size, kTokens * kWidth * size});
+    const VecInt seen = limits(w.limit, t), present = static_cast<int32_t>(count) - offset;
+    softmax<T>(w.s, kLanes, vectors, vectors * T > count || w.limit[0] < t + count, seen < present ? seen : present,
+               partial.m, partial.l, w.alpha);
     for (int64_t i = 0; i < slices; ++i) {
       const int64_t first = v_spans * i / slices, width = v_spans * (i + 1) / slices - first;
-      mix_slice<E, R, T>(width, w.s, kLanes, w.alpha, block.v + first * kWidth, block.v_stride, count,
-                         partial.o + first * kWidth, rows.o_stride,
-                         {next_v + first * kWidth * size * count, width * kWidth * size});
+      for (int64_t r = 0; r < R; r += kRows)
+        mix_slice<E, kRows, T>(width, w.s + r * T, kLanes, w.alpha + r * T, block.v + first * kWidth, block.v_stride, count,
+                               partial.o + r * rows.o_stride + first * kWidth, rows.o_stride,
+                               {next_v + first * kWidth * size * count, width * kWidth * size});
     }
   }
   const Vec l = sum_of_lanes<T>(load(partial.l)), m = load(partial.m);
@@ -546,11 +551,12 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
 template <class Loader>
 MMB_OP void attend_tile(const Rows& rows, const Tile& tile, const Loader& loader, int64_t begin, int64_t end,
                         const Workspace& w, const Partial& p) {
-  if (tile.rows > kLanes / 2) return panels(rows, tile, loader, begin, end, w, p);
+  if (tile.rows > kLanes) return panels(rows, tile, loader, begin, end, w, p);
   if constexpr (kLanes >= 16)
-    if (tile.rows > 4) return few_rows<8>(rows, tile, loader, begin, end, w, p);
+    if (tile.rows > 8) return few_rows<16>(rows, tile, loader, begin, end, w, p);
   if constexpr (kLanes >= 8)
-    if (tile.rows > 2) return few_rows<4>(rows, tile, loader, begin, end, w, p);
+    if (tile.rows > 4) return few_rows<8>(rows, tile, loader, begin, end, w, p);
+  if (tile.rows > 2) return few_rows<4>(rows, tile, loader, begin, end, w, p);
   if (tile.rows > 1) return few_rows<2>(rows, tile, loader, begin, end, w, p);
   few_rows<1>(rows, tile, loader, begin, end, w, p);
 }
