@@ -1,5 +1,5 @@
 // attention_prefill: causal attention of many new tokens, over a dense cache that holds them and what came before.
-// The contract is attention.h's.
+// The contract is attention.h's; the kernel is attention_decode's, which takes any number of new tokens.
 // Bound   compute: every cached element serves new tokens * heads / key-value heads query rows
 #pragma once
 
@@ -26,6 +26,5 @@ namespace reference {
 template <class S>
 void attention_prefill(const AttentionPrefill::Shape& shape, const AttentionPrefill::Args& args, Range units);
 }
-MMB_DECLARE_KERNEL(AttentionPrefill, attention_prefill)
 
 }  // namespace mmb

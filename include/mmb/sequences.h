@@ -17,13 +17,6 @@ struct Sequences {
   const int64_t* context = nullptr;  // [batch]
 };
 
-// Every sequence has one new token: a decode step.
-[[gnu::always_inline]] inline bool is_decode(const Sequences& sequences) {
-  for (int64_t b = 0; b < sequences.batch; ++b)
-    if (sequences.first[b + 1] - sequences.first[b] != 1) return false;
-  return true;
-}
-
 // The batch that a shape describes: every sequence has `new_tokens` new tokens; the caches hold `context` tokens, new ones
 // included, or lengths spread evenly from `shortest` (first sequence) to `context` (last) where shortest is not 0.
 class Batch {

@@ -1,11 +1,611 @@
+// Bound: the cache from memory for MHA and small groups (heads / key-value heads FLOP per byte of a bf16 cache), the
+// multiply rate for MQA, latent attention and prefill.
+// Idea: a *query row* is one (new token, head) pair; the rows of one sequence and one key-value head read the same tokens.
+// A *tile* is some of those rows; it meets the tokens block by block. Two families of micro-kernels, by the rows of a tile:
+//   panels  more rows than lanes (latent attention, prefill, large groups): lanes are rows. S^T[token][row] from packed q
+//           and broadcast keys, so that the softmax is vertical and S^T is already the packed operand of P V; no cache is
+//           ever transposed. Keys and values are f32 rows, widened once for all rows of the tile.
+//   dots    fewer rows (MHA, GQA): lanes lie along the cached row. kLanes dot products are reduced together by a tree of
+//           shuffles; rows are read as they are stored, once for all rows of the tile.
+// In both, a vector of scores holds R rows x T = kLanes/R tokens (panels: T = 1), so softmax and P V are the same code.
+// Split: the (query row, seen token) pairs of the batch in the order sequence, key-value head, tile, token are cut into
+// equal parts, one for each thread. A cut inside a tile leaves partial results, which are combined at the end.
 #include "mmb/attention_decode.h"
 
-#include "../attention.h"
+#include "../attend.h"
 
 namespace mmb::MMB_IMPL {
+namespace {
+
+constexpr int kAccumulators = kRegisters * 3 / 4;  // of a register tile
+constexpr int kValueRows = kLanes == 16 ? 8 : 4;   // rows of P V at a time, by 3 vectors of the value (NEON: 6)
+constexpr int64_t kChunk = 64;                     // tokens: cuts within a context are multiples of this; preparing and
+                                                   // combining a partial result costs as much as about 20 tokens
+constexpr float kLowest = -1e30f;                  // a score that loses; finite, so that differences are never NaN
+
+MMB_OP Vec load_part(const float* p, int) {
+  return load(p);
+}
+MMB_OP Vec load_part(const bf16* p, int part) {
+  Vec even, odd;
+  load_columns(p, even, odd);
+  return part ? odd : even;
+}
+
+// Prefetches into L2 at every step of a loop, from memory that a later block will read: evenly, since bursts stall on the
+// fill buffers, and in order, which the hardware's own prefetcher picks up.
+struct Prefetch {
+  const char* next;
+  int64_t step;  // bytes
+
+  // The first `bytes` bytes of the step.
+  MMB_OP void operator()(int bytes = 1) {
+    MMB_UNROLL
+    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(next + i, 0, 2);
+    next += step;
+  }
+};
+
+// Part `index` of `parts` of the memory, over `steps` steps.
+MMB_OP Prefetch spread(Memory memory, int64_t index, int64_t parts, int64_t steps) {
+  return {memory.data + memory.bytes * index / parts, memory.bytes / parts / steps};
+}
+
+// ---- Micro-kernels
+
+// Panels: s[token][row] for NV vectors of rows (q: [dk][NV vectors]) and kAccumulators / NV tokens.
+template <int NV>
+[[gnu::noinline]] void scores(const float* q, int64_t dk, const float* k, int64_t k_stride, float* s, Prefetch fetch) {
+  constexpr int kTokens = kAccumulators / NV;
+  Vec acc[kTokens][NV] = {};
+  const float* keys[kTokens / 3];  // of every third token; the next two are one and two strides on
+  MMB_UNROLL
+  for (int g = 0; g < kTokens / 3; ++g) keys[g] = k + 3 * g * k_stride;
+  for (int64_t i = 0; i < dk; ++i) {
+    fetch();
+    MMB_UNROLL
+    for (int g = 0; g < kTokens / 3; ++g) forget_origin(keys[g]);
+    Vec row[NV];
+    MMB_UNROLL
+    for (int v = 0; v < NV; ++v) row[v] = load(q + v * kLanes);
+    MMB_UNROLL
+    for (int t = 0; t < kTokens; ++t) {
+      const Vec key = broadcast(keys[t / 3][t % 3 * k_stride]);
+      MMB_UNROLL
+      for (int v = 0; v < NV; ++v) acc[t][v] = fma(key, row[v], acc[t][v]);
+    }
+    q += NV * kLanes;
+    MMB_UNROLL
+    for (int g = 0; g < kTokens / 3; ++g) ++keys[g];
+  }
+  MMB_UNROLL
+  for (int t = 0; t < kTokens; ++t) {
+    MMB_UNROLL
+    for (int v = 0; v < NV; ++v) store(s + (t * NV + v) * kLanes, acc[t][v]);
+  }
+}
+
+// Vectors of scores that dots makes at once.
+constexpr int kDotVecs = kAccumulators / kLanes;
+
+// Dots: scores of R rows (q: [spans][parts][R][kLanes]) and kDotVecs * T tokens, T = kLanes / R; lane r*T + j of a vector is
+// row r, token j of T.
+template <class E, int R>
+[[gnu::noinline]] void dots(const float* q, int64_t spans, const E* k, int64_t k_stride, float* s, Prefetch fetch) {
+  constexpr int T = kLanes / R, kTokens = kDotVecs * T, kWidth = kSpan<E> * kLanes;
+  Vec acc[kDotVecs][kLanes] = {};
+  for (int64_t i = 0; i < spans; ++i) {
+    fetch(kTokens * kWidth * static_cast<int>(sizeof(E)));
+    MMB_UNROLL
+    for (int part = 0; part < kSpan<E>; ++part) {
+      Vec row[R];
+      MMB_UNROLL
+      for (int r = 0; r < R; ++r) row[r] = load(q + (part * R + r) * kLanes);
+      MMB_UNROLL
+      for (int t = 0; t < kTokens; ++t) {
+        const Vec key = load_part(k + t * k_stride, part);
+        MMB_UNROLL
+        for (int r = 0; r < R; ++r) acc[t / T][r * T + t % T] = fma(key, row[r], acc[t / T][r * T + t % T]);
+      }
+    }
+    q += kSpan<E> * R * kLanes;
+    k += kWidth;
+  }
+  MMB_UNROLL
+  for (int g = 0; g < kDotVecs; ++g) store(s + g * kLanes, sums(acc[g]));
+}
+
+// One step of the online softmax: `vectors` vectors of scores, `stride` floats apart, become weights relative to the new
+// maximum m; l is the sum of weights so far (in lanes), alpha what earlier sums must be multiplied by. Lane r*T + j of
+// vector i is token i*T + j of row r; kMasked: it counts if i*T < limit[lane].
+template <int T, bool kMasked>
+MMB_OP void softmax_step(float* s, int64_t stride, int64_t vectors, VecInt limit, float* m, float* l, float* alpha) {
+  const Vec before = load(m);
+  Vec best = before;
+  for (int64_t i = 0; i < vectors; ++i) {
+    Vec x = load(s + i * stride);
+    if constexpr (kMasked) x = VecInt{} + static_cast<int32_t>(i * T) < limit ? x : broadcast(kLowest);
+    best = max(x, best);
+  }
+  best = max_of_lanes<T>(best);
+  Vec sum = {};
+  for (int64_t i = 0; i < vectors; ++i) {
+    Vec p = exp2(load(s + i * stride) - best);
+    if constexpr (kMasked) p = VecInt{} + static_cast<int32_t>(i * T) < limit ? p : Vec{};
+    store(s + i * stride, p);
+    sum += p;
+  }
+  const Vec scale = exp2(before - best);
+  store(m, best);
+  store(l, fma(load(l), scale, sum));
+  store(alpha, scale);
+}
+
+template <int T>
+MMB_OP void softmax(float* s, int64_t stride, int64_t vectors, bool masked, VecInt limit, float* m, float* l,
+                    float* alpha) {
+  if (masked)
+    softmax_step<T, true>(s, stride, vectors, limit, m, l, alpha);
+  else
+    softmax_step<T, false>(s, stride, vectors, limit, m, l, alpha);
+}
+
+// o = alpha * o + P V for ROWS rows and NV spans of the value. Weight of (token t, row r): p[t / T * stride + r*T + t % T].
+template <class E, int ROWS, int NV, int T>
+[[gnu::noinline]] void mix(const float* p, int64_t p_stride, const float* alpha, const E* v, int64_t v_stride,
+                           int64_t tokens, float* o, int64_t o_stride, Prefetch fetch) {
+  constexpr int kVecs = NV * kSpan<E>;
+  Vec acc[ROWS][kVecs];
+  MMB_UNROLL
+  for (int r = 0; r < ROWS; ++r) {
+    const Vec a = broadcast(alpha[r * T]);
+    MMB_UNROLL
+    for (int n = 0; n < kVecs; ++n) acc[r][n] = a * load(o + r * o_stride + n * kLanes);
+    if constexpr (kSpan<E> == 2) {
+      MMB_UNROLL
+      for (int n = 0; n < kVecs; n += 2) unzip(acc[r][n], acc[r][n + 1], acc[r][n], acc[r][n + 1], Lanes());
+    }
+  }
+  for (int64_t t = 0; t < tokens; ++t) {
+    fetch(T == 1 ? 1 : kVecs * kLanes * static_cast<int>(sizeof(E)));
+    Vec value[kVecs];
+    MMB_UNROLL
+    for (int n = 0; n < kVecs; ++n) value[n] = load_part(v + n / kSpan<E> * kSpan<E> * kLanes, n % kSpan<E>);
+    const float* weight = p + t / T * p_stride + t % T;
+    MMB_UNROLL
+    for (int r = 0; r < ROWS; ++r) {
+      const Vec w = broadcast(weight[r * T]);
+      MMB_UNROLL
+      for (int n = 0; n < kVecs; ++n) acc[r][n] = fma(w, value[n], acc[r][n]);
+    }
+    v += v_stride;
+  }
+  MMB_UNROLL
+  for (int r = 0; r < ROWS; ++r) {
+    if constexpr (kSpan<E> == 2) {
+      MMB_UNROLL
+      for (int n = 0; n < kVecs; n += 2) zip(acc[r][n], acc[r][n + 1], acc[r][n], acc[r][n + 1], Lanes());
+    }
+    MMB_UNROLL
+    for (int n = 0; n < kVecs; ++n) store(o + r * o_stride + n * kLanes, acc[r][n]);
+  }
+}
+
+// Spans of the value at a time. Fewer rows leave registers for more; 8 vectors are enough to hide the latency of an FMA.
+template <class E>
+constexpr int max_spans(int rows) {
+  return (kAccumulators / rows < 8 ? kAccumulators / rows : 8) / kSpan<E>;
+}
+
+// mix for a slice of `width` spans, at most NV.
+template <class E, int ROWS, int T, int NV = max_spans<E>(ROWS)>
+MMB_OP void mix_slice(int64_t width, const float* p, int64_t p_stride, const float* alpha, const E* v, int64_t v_stride,
+                      int64_t tokens, float* o, int64_t o_stride, Prefetch fetch) {
+  if (width == NV)
+    mix<E, ROWS, NV, T>(p, p_stride, alpha, v, v_stride, tokens, o, o_stride, fetch);
+  else if constexpr (NV > 1)
+    mix_slice<E, ROWS, T, NV - 1>(width, p, p_stride, alpha, v, v_stride, tokens, o, o_stride, fetch);
+}
+
+// ---- A tile of query rows
+
+// Running results of a tile: o [rows][o_stride], unnormalised, relative to the maximum m; l the sum of weights.
+struct Partial {
+  float *o, *m, *l;
+};
+
+struct Tile {
+  int64_t sequence, kv_head, row, rows;  // rows [row, row + rows) of the sequence's (token, head of the group) pairs
+  int64_t tokens;                        // that the last row sees
+};
+
+// What one thread needs while it works on a tile.
+struct Workspace {
+  float* q;        // packed
+  float* s;        // scores, then weights, of one block
+  float* alpha;    // per lane
+  int32_t* limit;  // per lane: tokens that the row sees
+};
+
+MMB_OP int64_t min_of(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+
+struct Rows {
+  const Attention& a;
+  int64_t group, o_stride;
+
+  MMB_OP explicit Rows(const Attention& problem)
+      : a(problem), group(a.heads / a.kv_heads), o_stride(round_up(a.dv, 2 * kLanes)) {}
+
+  MMB_OP int64_t new_tokens(int64_t b) const { return a.sequences.first[b + 1] - a.sequences.first[b]; }
+  MMB_OP int64_t count(int64_t b) const { return new_tokens(b) * group; }
+  // Tokens that row `row` of sequence b sees.
+  MMB_OP int64_t limit(int64_t b, int64_t row) const {
+    return a.sequences.context[b] - new_tokens(b) + row / group + 1;
+  }
+  // The (token, head) pair that row `row` is, as an index into q's and out's rows.
+  MMB_OP int64_t index(int64_t b, int64_t kv_head, int64_t row) const {
+    return (a.sequences.first[b] + row / group) * a.heads + kv_head * group + row % group;
+  }
+  // Rows of a tile of sequence b: even tiles of whole panels.
+  MMB_OP int64_t tile_height(int64_t b) const {
+    return round_up(ceil_div(count(b), ceil_div(count(b), a.tile_rows)), kPanelRows);
+  }
+  MMB_OP int64_t tiles(int64_t b) const { return ceil_div(count(b), tile_height(b)); }
+  // Item `item` of sequence b: key-value head, then tile.
+  MMB_OP Tile tile(int64_t b, int64_t item) const {
+    const int64_t row = item % tiles(b) * tile_height(b), rows = min_of(tile_height(b), count(b) - row);
+    return {b, item / tiles(b), row, rows, limit(b, row + rows - 1)};
+  }
+  // (row, seen token) pairs of rows [begin, end) with the first `tokens` tokens.
+  MMB_OP int64_t pairs(int64_t b, int64_t begin, int64_t end, int64_t tokens) const {
+    int64_t sum = 0;
+    for (int64_t row = begin; row < end;) {
+      const int64_t next = min_of((row / group + 1) * group, end);
+      sum += (next - row) * min_of(limit(b, row), tokens);
+      row = next;
+    }
+    return sum;
+  }
+};
+
+// Row-major queries, times scale * log2(e).
+MMB_OP const float* query(const Rows& rows, const Tile& tile, int64_t row) {
+  return rows.a.q + rows.index(tile.sequence, tile.kv_head, tile.row + row) * rows.a.dk;
+}
+
+// Panels of kPanelRows rows, [dk][rows]; the last one has kLanes rows where that is enough.
+MMB_OP void pack_panels(const Rows& rows, const Tile& tile, float* packed) {
+  const int64_t dk = rows.a.dk;
+  const Vec scale = broadcast(rows.a.scale * kLog2e);
+  for (int64_t row = 0; row < tile.rows; row += kPanelRows) {
+    const int64_t width = tile.rows - row > kLanes ? kPanelRows : kLanes;
+    for (int64_t lane = 0; lane < width; lane += kLanes) {
+      for (int64_t i = 0; i < dk; i += kLanes) {
+        const int64_t columns = min_of(kLanes, dk - i);
+        Vec v[kLanes] = {};
+        MMB_UNROLL
+        for (int r = 0; r < kLanes; ++r) {
+          if (row + lane + r >= tile.rows) continue;
+          const float* from = query(rows, tile, row + lane + r) + i;
+          v[r] = scale * (columns == kLanes ? load(from) : load_partial(from, columns));
+        }
+        transpose(v);
+        float* out = packed + row * dk + i * width + lane;
+        for (int64_t c = 0; c < columns; ++c) store(out + c * width, v[c]);
+      }
+    }
+  }
+}
+
+// As dots reads them; absent rows are zero.
+template <class E, int R>
+MMB_OP void pack_rows(const Rows& rows, const Tile& tile, float* packed) {
+  constexpr int kWidth = kSpan<E> * kLanes;
+  const int64_t dk = rows.a.dk;
+  const Vec scale = broadcast(rows.a.scale * kLog2e);
+  for (int64_t i = 0; i < dk; i += kWidth, packed += R * kWidth) {
+    for (int64_t r = 0; r < R; ++r) {
+      Vec v[kSpan<E>];
+      MMB_UNROLL
+      for (int part = 0; part < kSpan<E>; ++part) {
+        const int64_t from = i + part * kLanes, left = r < tile.rows ? dk - from : 0;
+        v[part] = left >= kLanes ? load(query(rows, tile, r) + from)
+                  : left > 0     ? load_partial(query(rows, tile, r) + from, left)
+                                 : Vec{};
+      }
+      if constexpr (kSpan<E> == 2) unzip(v[0], v[1], v[0], v[1], Lanes());
+      MMB_UNROLL
+      for (int part = 0; part < kSpan<E>; ++part) store(packed + (part * R + r) * kLanes, scale * v[part]);
+    }
+  }
+}
+
+// Zero results for `lanes` lanes of T tokens each; lane r*T + j stops at its row's limit less j.
+MMB_OP void begin_rows(const Rows& rows, const Tile& tile, int64_t lanes, int T, const Workspace& w, const Partial& p) {
+  for (int64_t i = 0; i < lanes; i += kLanes) {
+    store(p.m + i, broadcast(kLowest));
+    store(p.l + i, Vec{});
+  }
+  for (int64_t i = 0; i < lanes / T * rows.o_stride; i += kLanes) store(p.o + i, Vec{});
+  for (int64_t i = 0; i < lanes; ++i) {
+    const int64_t row = min_of(i / T, tile.rows - 1);
+    w.limit[i] = static_cast<int32_t>(rows.limit(tile.sequence, tile.row + row) - i % T);
+  }
+}
+
+MMB_OP VecInt limits(const int32_t* limit, int64_t begin) {
+  VecInt v;
+  memcpy(&v, limit, sizeof v);
+  return v - static_cast<int32_t>(begin);
+}
+
+// One panel of NV vectors of rows, of which `rows` are real, over the block of `count` tokens from `begin` on.
+template <int NV>
+MMB_OP void panel_step(const Rows& rows, int64_t real, const float* q, const Block& block, int64_t begin, int64_t count,
+                       const int32_t* limit, const Workspace& w, const Partial& p, Memory k_ahead, Memory v_ahead) {
+  constexpr int kTokens = kAccumulators / NV;
+  constexpr int64_t kWidth = NV * kLanes;
+  const int64_t visible = min_of(count, limit[kWidth - 1] - begin), tiles = ceil_div(visible, kTokens);
+  if (visible <= 0) return;
+  const auto* k = static_cast<const float*>(block.k);
+  const auto* v = static_cast<const float*>(block.v);
+  for (int64_t i = 0; i < tiles; ++i)
+    scores<NV>(q, rows.a.dk, k + i * kTokens * block.k_stride, block.k_stride, w.s + i * kTokens * kWidth,
+               spread(k_ahead, i, tiles, rows.a.dk));
+  for (int64_t i = 0; i < kWidth; i += kLanes)
+    softmax<1>(w.s + i, kWidth, visible, limit[i] < begin + visible, limits(limit + i, begin), p.m + i, p.l + i,
+               w.alpha + i);
+  const int64_t vectors = ceil_div(rows.a.dv, kLanes), slices = ceil_div(vectors, max_spans<float>(kValueRows)),
+                row_tiles = ceil_div(real, kValueRows);
+  for (int64_t i = 0; i < slices; ++i) {
+    const int64_t first = vectors * i / slices, width = vectors * (i + 1) / slices - first;
+    for (int64_t r = 0; r < row_tiles; ++r) {
+      const int64_t row = r * kValueRows;
+      mix_slice<float, kValueRows, 1>(width, w.s + row, kWidth, w.alpha + row, v + first * kLanes, block.v_stride,
+                                      visible, p.o + row * rows.o_stride + first * kLanes, rows.o_stride,
+                                      spread(v_ahead, i * row_tiles + r, slices * row_tiles, visible));
+    }
+  }
+}
+
+MMB_OP Memory part(Memory memory, int64_t index, int64_t parts) {
+  const int64_t begin = memory.bytes * index / parts;
+  return {memory.data + begin, memory.bytes * (index + 1) / parts - begin};
+}
+
+MMB_OP void panels(const Rows& rows, const Tile& tile, const Loader& loader, int64_t begin, int64_t end,
+                   const Workspace& w, const Partial& partial) {
+  const int64_t lanes = round_up(tile.rows, kLanes), count_panels = ceil_div(tile.rows, kPanelRows);
+  pack_panels(rows, tile, w.q);
+  begin_rows(rows, tile, lanes, 1, w, partial);
+  for (int64_t t = begin; t < end; t += kBlock) {
+    const int64_t count = min_of(kBlock, end - t), next = min_of(kBlock, end - t - count);
+    const Block block = loader.wide(t, count);
+    const Ahead ahead = loader.ahead(t + count, next);
+    for (int64_t i = 0; i < count_panels; ++i) {
+      const int64_t row = i * kPanelRows, real = min_of(kPanelRows, tile.rows - row);
+      const float* q = w.q + row * rows.a.dk;
+      const Partial p{partial.o + row * rows.o_stride, partial.m + row, partial.l + row};
+      const Memory k_ahead = part(ahead.k, i, count_panels), v_ahead = part(ahead.v, i, count_panels);
+      if (real > kLanes)
+        panel_step<2>(rows, real, q, block, t, count, w.limit + row, w, p, k_ahead, v_ahead);
+      else
+        panel_step<1>(rows, real, q, block, t, count, w.limit + row, w, p, k_ahead, v_ahead);
+    }
+  }
+}
+
+template <class E, int R>
+MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, int64_t begin, int64_t end,
+                     const Workspace& w, const Partial& partial) {
+  constexpr int T = kLanes / R, kTokens = kDotVecs * T, kRows = R < kValueRows ? R : kValueRows,
+                kWidth = kSpan<E> * kLanes;
+  constexpr auto size = static_cast<int64_t>(sizeof(E));
+  const int64_t k_spans = ceil_div(rows.a.dk, kWidth), v_spans = ceil_div(rows.a.dv, kWidth),
+                slices = ceil_div(v_spans, max_spans<E>(kRows));
+  VecInt offset;
+  for (int lane = 0; lane < kLanes; ++lane) offset[lane] = lane % T;
+  pack_rows<E, R>(rows, tile, w.q);
+  begin_rows(rows, tile, kLanes, T, w, partial);
+  for (int64_t t = begin; t < end; t += kBlock) {
+    const int64_t count = min_of(kBlock, end - t), vectors = ceil_div(count, T);
+    const Block block = loader.stored(t, count);
+    const auto* k = static_cast<const E*>(block.k);
+    const auto* v = static_cast<const E*>(block.v);
+    // The next block lies behind this one.
+    const char* next_k = reinterpret_cast<const char*>(k + kBlock * block.k_stride);
+    const char* next_v = reinterpret_cast<const char*>(v + kBlock * block.v_stride);
+    for (int64_t i = 0; i < count; i += kTokens)
+      dots<E, R>(w.q, k_spans, k + i * block.k_stride, block.k_stride, w.s + i / T * kLanes,
+                 {next_k + i * k_spans * kWidth * size, kTokens * kWidth * size});
+    const VecInt seen = limits(w.limit, t), present = static_cast<int32_t>(count) - offset;
+    softmax<T>(w.s, kLanes, vectors, vectors * T > count || w.limit[0] < t + count, seen < present ? seen : present,
+               partial.m, partial.l, w.alpha);
+    for (int64_t i = 0; i < slices; ++i) {
+      const int64_t first = v_spans * i / slices, width = v_spans * (i + 1) / slices - first;
+      for (int64_t r = 0; r < R; r += kRows)
+        mix_slice<E, kRows, T>(width, w.s + r * T, kLanes, w.alpha + r * T, v + first * kWidth, block.v_stride, count,
+                               partial.o + r * rows.o_stride + first * kWidth, rows.o_stride,
+                               {next_v + first * kWidth * size * count, width * kWidth * size});
+    }
+  }
+  const Vec l = sum_of_lanes<T>(load(partial.l)), m = load(partial.m);
+  for (int64_t r = 0; r < R; ++r) {
+    partial.l[r] = l[r * T];
+    partial.m[r] = m[r * T];
+  }
+}
+
+template <class E>
+MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, int64_t begin, int64_t end,
+                     const Workspace& w, const Partial& p) {
+  if constexpr (kLanes >= 16)
+    if (tile.rows > 8) return few_rows<E, 16>(rows, tile, loader, begin, end, w, p);
+  if constexpr (kLanes >= 8)
+    if (tile.rows > 4) return few_rows<E, 8>(rows, tile, loader, begin, end, w, p);
+  if (tile.rows > 2) return few_rows<E, 4>(rows, tile, loader, begin, end, w, p);
+  if (tile.rows > 1) return few_rows<E, 2>(rows, tile, loader, begin, end, w, p);
+  few_rows<E, 1>(rows, tile, loader, begin, end, w, p);
+}
+
+// Tokens [begin, end) for the rows of a tile.
+MMB_OP void attend_tile(const Rows& rows, const Tile& tile, const Loader& loader, int64_t begin, int64_t end,
+                        const Workspace& w, const Partial& p) {
+  loader.select(tile.sequence, tile.kv_head);
+  if (tile.rows > kLanes)
+    panels(rows, tile, loader, begin, end, w, p);
+  else if (loader.stored_type == DType::f32)
+    few_rows<float>(rows, tile, loader, begin, end, w, p);
+  else
+    few_rows<bf16>(rows, tile, loader, begin, end, w, p);
+}
+
+// out = sum_i w_i o_i / sum_i w_i l_i with w_i = 2^(m_i - max m), for row `row` of a tile in `count` parts.
+template <class Part>
+MMB_OP void combine(const Rows& rows, const Tile& tile, int64_t row, int64_t count, const Part& part_at) {
+  float best = kLowest;
+  for (int64_t i = 0; i < count; ++i) best = part_at(i).m[row] > best ? part_at(i).m[row] : best;
+  Vec total = {};
+  for (int64_t i = 0; i < count; ++i) total += exp2(broadcast(part_at(i).m[row] - best)) * part_at(i).l[row];
+  float* out = rows.a.out + rows.index(tile.sequence, tile.kv_head, tile.row + row) * rows.a.dv;
+  for (int64_t i = 0; i < count; ++i) {
+    const Vec weight = exp2(broadcast(part_at(i).m[row] - best)) / total;
+    const float* o = part_at(i).o + row * rows.o_stride;
+    for (int64_t d = 0; d < rows.a.dv; d += kLanes) {
+      const int64_t n = min_of(kLanes, rows.a.dv - d);
+      const Vec sum = fma(weight, load(o + d), i == 0 ? Vec{} : load_partial(out + d, n));
+      store_partial(out + d, sum, n);
+    }
+  }
+}
+
+// ---- Threads
+
+// A place in the order of work: `tokens` tokens into an item of a sequence.
+struct Place {
+  int64_t sequence, item, token;
+
+  MMB_OP bool same_item(const Place& o) const { return sequence == o.sequence && item == o.item; }
+  MMB_OP bool operator==(const Place& o) const { return same_item(o) && token == o.token; }
+};
+
+// Where part `index` of `parts` equal parts of all pairs begins.
+MMB_OP Place cut(const Rows& rows, int64_t index, int64_t parts) {
+  const Sequences& s = rows.a.sequences;
+  int64_t total = 0;
+  for (int64_t b = 0; b < s.batch; ++b) total += rows.a.kv_heads * rows.pairs(b, 0, rows.count(b), s.context[b]);
+  int64_t left = index < parts ? total * index / parts : total;
+  for (int64_t b = 0; b < s.batch; ++b) {
+    const int64_t head = rows.pairs(b, 0, rows.count(b), s.context[b]), tiles = rows.tiles(b);
+    if (left >= head * rows.a.kv_heads) {
+      left -= head * rows.a.kv_heads;
+      continue;
+    }
+    int64_t item = left / head * tiles;
+    left %= head;
+    for (;; ++item) {
+      const Tile tile = rows.tile(b, item);
+      const int64_t pairs = rows.pairs(b, tile.row, tile.row + tile.rows, tile.tokens);
+      if (left < pairs) {
+        int64_t low = 0, high = tile.tokens;  // the first token at which `left` pairs are done
+        while (low < high) {
+          const int64_t middle = (low + high) / 2;
+          if (rows.pairs(b, tile.row, tile.row + tile.rows, middle) < left)
+            low = middle + 1;
+          else
+            high = middle;
+        }
+        const int64_t token = (low + kChunk / 2) / kChunk * kChunk;
+        if (token == 0 || token + kChunk / 2 <= tile.tokens) return {b, item, token};
+        const bool last = item + 1 == rows.a.kv_heads * tiles;
+        return last ? Place{b + 1, 0, 0} : Place{b, item + 1, 0};
+      }
+      left -= pairs;
+    }
+  }
+  return {s.batch, 0, 0};
+}
+
+template <class T>
+MMB_OP void attend_cache(const AttentionShape& shape, const AttentionArgs& args) {
+  const int64_t nkv = shape.num_key_value_heads, dk = shape.qk_head_dim, dv = shape.v_head_dim;
+  Scratch scratch;
+  Cache<T> cache{static_cast<const T*>(args.k),
+                 static_cast<const T*>(args.v),
+                 nkv,
+                 args.capacity,
+                 dk,
+                 dv,
+                 dk,
+                 dv,
+                 scratch.own<float>(cache_scratch(dk, dv))};
+  attend({args.sequences, shape.num_attention_heads, nkv, dk, dv, args.q, args.scale, args.out, tile_rows_for(dk, dv)},
+         cache);
+}
+
+}  // namespace
+
+void attention_decode_core(const Attention& problem, const Loader& loader) noexcept {
+  const Rows rows(problem);
+  const int64_t threads = thread_count(), self = thread_index();
+  int64_t most = 1;
+  for (int64_t b = 0; b < problem.sequences.batch; ++b) most = rows.tile_height(b) > most ? rows.tile_height(b) : most;
+  most = round_up(most, kPanelRows);
+
+  Scratch scratch;
+  auto* places = scratch.shared<Place>(threads + 1);
+  const Workspace work{scratch.own<float>(most * round_up(problem.dk, 2 * kLanes)),
+                       scratch.own<float>(kBlock * kPanelRows), scratch.own<float>(kPanelRows),
+                       scratch.own<int32_t>(most)};
+  // Each thread's two partial results: of the tile that it shares with the thread before it, and of any other.
+  const int64_t partial_size = round_up(most * (rows.o_stride + 2), 1024);
+  auto* partials = scratch.shared<float>(2 * threads * partial_size);
+  const auto partial = [&](int64_t thread, int64_t which) {
+    float* o = partials + (2 * thread + which) * partial_size;
+    return Partial{o, o + most * rows.o_stride, o + most * (rows.o_stride + 1)};
+  };
+
+  const Place end = cut(rows, self + 1, threads);
+  Place at = cut(rows, self, threads);
+  places[self] = at;
+  places[threads] = {problem.sequences.batch, 0, 0};
+  while (!(at == end && at.token == 0)) {
+    const Tile tile = rows.tile(at.sequence, at.item);
+    const bool shared =
+        at.same_item(end);  // with the next thread; a cut at the same token leaves this one an empty part
+    const int64_t stop = shared ? end.token : tile.tokens;
+    const Partial p = partial(self, at.token == 0);
+    attend_tile(rows, tile, loader, at.token, stop, work, p);
+    if (shared) break;
+    if (at.token == 0)
+      for (int64_t row = 0; row < tile.rows; ++row) combine(rows, tile, row, 1, [&](int64_t) { return p; });
+    const bool last = at.item + 1 == problem.kv_heads * rows.tiles(at.sequence);
+    at = last ? Place{at.sequence + 1, 0, 0} : Place{at.sequence, at.item + 1, 0};
+  }
+  barrier();
+
+  // A tile that begins in thread t - 1 and is cut at the beginnings of threads t .. t + n - 1 has n + 1 parts.
+  for (int64_t t = 1; t < threads; ++t) {
+    if (places[t].token == 0 || (places[t - 1].same_item(places[t]) && places[t - 1].token > 0)) continue;
+    int64_t n = 0;
+    while (places[t + n].same_item(places[t])) ++n;
+    const Tile tile = rows.tile(places[t].sequence, places[t].item);
+    const Share part_rows = share(tile.rows);
+    for (int64_t row = part_rows.begin; row < part_rows.end; ++row)
+      combine(rows, tile, row, n + 1, [&](int64_t i) { return partial(t - 1 + i, i == 0); });
+  }
+  barrier();
+}
 
 void attention_decode(const AttentionShape& shape, const AttentionArgs& args) noexcept {
-  team([&] { attend_dense(shape, args); });
+  team([&] {
+    if (args.cache_dtype == DType::f32)
+      attend_cache<float>(shape, args);
+    else
+      attend_cache<bf16>(shape, args);
+  });
 }
 
 }  // namespace mmb::MMB_IMPL

@@ -4,7 +4,6 @@
 
 #include "../append.h"
 #include "mmb/attention_decode.h"
-#include "mmb/attention_prefill.h"
 #include "mmb/linear.h"
 #include "mmb/rms_norm.h"
 
@@ -25,13 +24,6 @@ MMB_OP void norm_and_rotate(const AttentionLayer::Shape& shape, const AttentionL
   if (shape.qk_norm) rms_norm({N * heads, d}, {x, norm, args.eps, x});
   rope({N, heads, shape.rotary_dim},
        {x, heads * d, d, args.positions, args.inv_freq, args.attention_factor, shape.pairs, x});
-}
-
-MMB_OP void attend(const AttentionDecode::Shape& shape, const AttentionDecode::Args& args) {
-  if (is_decode(args.sequences))
-    attention_decode(shape, args);
-  else
-    attention_prefill(shape, args);
 }
 
 }  // namespace
@@ -69,8 +61,8 @@ void attention_layer(const AttentionLayer::Shape& shape, const AttentionLayer::A
     append(sequences, k, nkv, dk, args.k_cache, args.cache_dtype, args.capacity);
     append(sequences, v, nkv, dv, args.v_cache, args.cache_dtype, args.capacity);
     barrier();
-    attend({shape.batch, shape.new_tokens, shape.context, shape.shortest, nh, nkv, dk, dv},
-           {sequences, q, args.k_cache, args.v_cache, args.cache_dtype, args.capacity, args.scale, context});
+    attention_decode({shape.batch, shape.new_tokens, shape.context, shape.shortest, nh, nkv, dk, dv},
+                     {sequences, q, args.k_cache, args.v_cache, args.cache_dtype, args.capacity, args.scale, context});
     linear({N, nh * dv, H}, {context, args.o, args.y});
     if (shape.output_bias) add_bias(N, H, args.o_bias, args.y);
   });

@@ -1,4 +1,5 @@
 #include "../reference.h"
+#include "mmb/attention_decode.h"
 #include "mmb/attention_prefill.h"
 
 namespace mmb {
@@ -6,7 +7,7 @@ namespace mmb {
 std::span<const Kernel<AttentionPrefill>> AttentionPrefill::kernels() {
   static constexpr Kernel<AttentionPrefill> list[] = {
       {"flash", Impl::reference, reference::run<AttentionPrefill, reference::attention_prefill<double>>},
-      MMB_KERNEL(AttentionPrefill, "flash", attention_prefill)};
+      MMB_KERNEL(AttentionPrefill, "flash", attention_decode)};
   return list;
 }
 

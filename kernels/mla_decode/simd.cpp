@@ -9,7 +9,6 @@
 
 #include "../matmul.h"
 #include "mmb/attention_decode.h"
-#include "mmb/attention_prefill.h"
 #include "mmb/latent_attention.h"
 
 namespace mmb::MMB_IMPL {
@@ -61,12 +60,8 @@ void mla_decode_expanded(const MlaDecode::Shape& shape, const MlaDecode::Args& a
   const int64_t nh = shape.num_attention_heads, dk = shape.qk_nope_head_dim + shape.qk_rope_head_dim;
   const AttentionShape dense{shape.batch, shape.new_tokens, shape.context, shape.shortest, nh, nh,
                              dk,          shape.v_head_dim};
-  const AttentionArgs cache{args.sequences,   args.q,        args.k,     args.v,
-                            args.cache_dtype, args.capacity, args.scale, args.out};
-  if (args.sequences.first[args.sequences.batch] == args.sequences.batch)
-    attention_decode(dense, cache);
-  else
-    attention_prefill(dense, cache);
+  attention_decode(dense,
+                   {args.sequences, args.q, args.k, args.v, args.cache_dtype, args.capacity, args.scale, args.out});
 }
 
 }  // namespace mmb::MMB_IMPL

@@ -14,13 +14,20 @@ namespace {
 
 template <class T>
 struct Expand {
-  using Element = float;  // of stored()
-  const T* cache;         // of the sequence
-  Matrix w_uk, w_uv;      // of the head
+  static constexpr DType kStored = DType::f32;
+  const MlaPrefill::Args& args;
   int64_t R, dn, D, dv;
   float *packed, *widened, *k, *v;  // k and v begin as zeros: padding is read
+  const T* cache = nullptr;         // of the sequence
+  Matrix w_uk{}, w_uv{};            // of the head
 
-  [[gnu::noinline]] Block<float> wide(int64_t begin, int64_t count) const {
+  MMB_OP void select(int64_t sequence, int64_t head) {
+    cache = static_cast<const T*>(args.cache) + sequence * args.capacity * (R + D);
+    w_uk = args.w_uk.nth(head);
+    w_uv = args.w_uv.nth(head);
+  }
+
+  [[gnu::noinline]] Block wide(int64_t begin, int64_t count) const {
     const T* latents = cache + begin * (R + D);
     const int64_t k_stride = Cache<float>::copy_stride(dn + D), v_stride = Cache<float>::copy_stride(dv);
     pack_columns(latents, R + D, nullptr, count, R, {0, padded_columns(R)}, packed);
@@ -28,9 +35,9 @@ struct Expand {
     matmul(packed, count, w_uv, {0, panel_count(w_uv)}, v, v_stride, widened);
     for (int64_t t = 0; t < count; ++t)
       for (int64_t i = 0; i < D; ++i) k[t * k_stride + dn + i] = to_float(latents[t * (R + D) + R + i]);
-    return {k, k_stride, v, v_stride};
+    return {k, v, k_stride, v_stride};
   }
-  MMB_OP Block<float> stored(int64_t begin, int64_t count) const { return wide(begin, count); }
+  MMB_OP Block stored(int64_t begin, int64_t count) const { return wide(begin, count); }
 
   MMB_OP Ahead ahead(int64_t begin, int64_t count) const {
     return {{reinterpret_cast<const char*>(cache + begin * (R + D)), count * (R + D) * static_cast<int64_t>(sizeof(T))},
@@ -43,9 +50,7 @@ MMB_OP void attend_expanded(const MlaPrefill::Shape& shape, const MlaPrefill::Ar
   const int64_t nh = shape.num_attention_heads, R = shape.kv_lora_rank, dn = shape.qk_nope_head_dim,
                 D = shape.qk_rope_head_dim, dv = shape.v_head_dim;
   Scratch scratch;
-  Expand<T> expand{nullptr,
-                   {},
-                   {},
+  Expand<T> expand{args,
                    R,
                    dn,
                    D,
@@ -61,13 +66,7 @@ MMB_OP void attend_expanded(const MlaPrefill::Shape& shape, const MlaPrefill::Ar
     const int64_t n = args.sequences.first[b + 1] - args.sequences.first[b];
     rows = n > rows ? n : rows;
   }
-  attend({args.sequences, nh, nh, dn + D, dv, args.q, args.scale, args.out, rows}, [&](int64_t b, int64_t h) {
-    Expand<T> head = expand;
-    head.cache = static_cast<const T*>(args.cache) + b * args.capacity * (R + D);
-    head.w_uk = args.w_uk.nth(h);
-    head.w_uv = args.w_uv.nth(h);
-    return head;
-  });
+  attend({args.sequences, nh, nh, dn + D, dv, args.q, args.scale, args.out, rows}, expand);
 }
 
 }  // namespace

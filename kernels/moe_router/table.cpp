@@ -82,12 +82,17 @@ void MoeRouter::Problem::next() {
 // Which expert comes first is rounding's choice where two nearly tie. So both sides are judged by the reference's
 // scores: the choice scores of the experts chosen are equal if only such pairs changed places, and the weights are
 // compared with those that the reference's scores give to the same experts.
+//
+// The tolerance, in units of rounding: a running f32 sum of H products that ends at deviation 2 loses 2 sqrt(H / 6) on the
+// way, and a score relative to itself changes at most by what its logit loses: six deviations. The exponential of a logit
+// that is 16 below the largest loses 1.5 for each of these.
 std::vector<Output> MoeRouter::Problem::outputs(const Args& args, int64_t unit) const {
   const int64_t E = shape_.n_routed_experts, K = shape_.num_experts_per_tok;
+  const double tolerance = (32 + 12 * std::sqrt(static_cast<double>(shape_.hidden_size) / 6)) * 0x1p-24;
   const float* scores = args.scores + unit * E;
   const float* judge = expected_args_.scores + unit * E;
   const int32_t* indices = args.topk_indices + unit * K;
-  Output choice{"choice scores", {}, 64 * 0x1p-24}, weights{"weights over those of the same experts", {}, 64 * 0x1p-24};
+  Output choice{"choice scores", {}, tolerance}, weights{"weights over those of the same experts", {}, tolerance};
   double sum = kTinySum;
   for (int64_t k = 0; k < K; ++k) {
     const int32_t e = indices[k];
@@ -101,8 +106,7 @@ std::vector<Output> MoeRouter::Problem::outputs(const Args& args, int64_t unit) 
     weights.values.push_back(args.topk_weights[unit * K + k] /
                              (score / (shape_.norm_topk_prob ? sum : 1) * shape_.routed_scaling_factor));
   }
-  // Rounding of the logits, 2 in size, is what the scores differ by.
-  return {{"scores", {scores, scores + E}, 64 * 0x1p-24}, choice, weights};
+  return {{"scores", {scores, scores + E}, tolerance}, choice, weights};
 }
 
 }  // namespace mmb
