@@ -7,7 +7,7 @@ build=build/release
 # program  apt                 dnf                     brew
 packages="
   cmake    cmake               cmake                   cmake
-  make     make                make                    make
+  ninja    ninja-build         ninja-build             ninja
   c++      g++                 gcc-c++                 gcc
   -        libeigen3-dev       eigen3-devel            eigen
   -        nlohmann-json3-dev  json-devel              nlohmann-json
@@ -94,6 +94,7 @@ done
 
 [ "$install" = no ] || install_packages
 echo "== Configure $build"
+! command -v ninja >/dev/null || export CMAKE_GENERATOR="${CMAKE_GENERATOR:-Ninja}"  # of a new build folder
 cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release
 echo "== Build"
 cmake --build "$build" --parallel "$(getconf _NPROCESSORS_ONLN)"
