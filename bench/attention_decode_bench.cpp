@@ -12,7 +12,7 @@ void register_attention_decode(Suite& suite) {
         for (const Model& model : with_dense_cache(base))
           for (int64_t batch : suite.batches({.smoke = {1, 2}, .quick = {1}, .full = {1, 8, 32, 128}}))
             for (int64_t context :
-                 suite.contexts({.smoke = {1, 33}, .quick = {1024, 4096}, .full = {1024, 4096, 16384, 32768}}))
+                 suite.contexts({.smoke = {1, 133}, .quick = {1024, 4096}, .full = {1024, 4096, 16384, 32768}}))
               for (int64_t shortest : suite.shortest(batch, 1, context))
                 suite.add<AttentionDecode, reference::attention_decode<double>>(
                     model, attention_shape(model, batch, 1, context, shortest),

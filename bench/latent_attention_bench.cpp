@@ -10,7 +10,7 @@ void register_latent_attention(Suite& suite) {
   suite.for_each_model({.smoke = {"tiny-mla-moe"}, .quick = {}, .full = bundled_models()}, [&](const Model& model) {
     if (!model.is_mla()) return;
     for (int64_t batch : suite.batches({.smoke = {1, 2}, .quick = {1}, .full = {1, 32}}))
-      for (int64_t context : suite.contexts({.smoke = {1, 33}, .quick = {4096}, .full = {1024, 4096, 16384}}))
+      for (int64_t context : suite.contexts({.smoke = {1, 133}, .quick = {4096}, .full = {1024, 4096, 16384}}))
         suite.add<LatentAttention, reference::latent_attention<double>>(
             model, {batch, 1, context, 0, model.num_attention_heads, model.kv_lora_rank, model.qk_rope_head_dim});
   });

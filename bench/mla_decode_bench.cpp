@@ -12,7 +12,7 @@ void register_mla_decode(Suite& suite) {
         if (!model.is_mla()) return;
         for (int64_t batch : suite.batches({.smoke = {1, 2}, .quick = {1}, .full = {1, 8, 32, 128}}))
           for (int64_t context :
-               suite.contexts({.smoke = {2, 33}, .quick = {1024, 4096}, .full = {1024, 4096, 16384, 32768}}))
+               suite.contexts({.smoke = {2, 133}, .quick = {1024, 4096}, .full = {1024, 4096, 16384, 32768}}))
             for (int64_t new_tokens : suite.new_tokens({.smoke = {1, 2}, .quick = {1}, .full = {1, 2}}))
               for (int64_t shortest : suite.shortest(batch, new_tokens, context))
                 suite.add<MlaDecode, reference::mla_decode<double>>(

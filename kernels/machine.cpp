@@ -61,12 +61,18 @@ Machine measure(int threads, Impl impl, Arena& arena, double seconds) {
   const int saved = omp_get_max_threads();
   omp_set_num_threads(threads);
 
-  // About a millisecond each on a fast core: a hundred times the fork and join of a team.
-  const FmaPeak::Shape arithmetic{FmaPeak::kBlock * 128 * threads, 1000};
+  // About a millisecond each: a hundred times the fork and join of a team. The first burst finds a sleeping team and the
+  // wrong clock frequency; the next says how many steps a millisecond has, which an emulator makes few.
+  FmaPeak::Shape arithmetic{FmaPeak::kBlock * 128 * threads, 10};
+  const double work = FmaPeak::cost(arithmetic, DType::f32, "").flops;
+  Probe<FmaPeak> trial(arithmetic, impl, arena, work);
+  trial.burst();
+  trial.forget();
+  trial.burst();
+  arithmetic.steps = std::clamp(static_cast<int64_t>(10 * 1e-3 * trial.median() / work), int64_t{10}, int64_t{1000});
   const StreamRead::Shape reading{std::min(int64_t{16 << 20} * threads, arena.bytes() / 4) / 64 * 64, 1};
   Probe<FmaPeak> flops(arithmetic, impl, arena, FmaPeak::cost(arithmetic, DType::f32, "").flops);
   Probe<StreamRead> bytes(reading, impl, arena, StreamRead::cost(reading, DType::f32, "").bytes());
-  // The first burst finds a sleeping team and the wrong clock frequency.
   flops.burst();
   bytes.burst();
   flops.forget();

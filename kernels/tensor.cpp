@@ -139,7 +139,7 @@ PackedMatrix::PackedMatrix(std::span<const float> row_major, int64_t rows, int64
   if (static_cast<int64_t>(row_major.size()) != rows * cols * count)
     throw Error("PackedMatrix: expected " + std::to_string(rows * cols * count) + " values, got " +
                 std::to_string(row_major.size()));
-  storage_ = Buffer<uint8_t>(count * matrix_.bytes());
+  storage_ = Buffer<uint8_t>(count * matrix_.bytes(), 0);
   matrix_.data = storage_.data();
   for (int64_t i = 0; i < count; ++i) {
     void* out = storage_.data() + i * matrix_.bytes();
@@ -150,7 +150,7 @@ PackedMatrix::PackedMatrix(std::span<const float> row_major, int64_t rows, int64
   }
 }
 
-Arena::Arena(int64_t bytes, uint64_t seed) : block_(round_up(bytes, 64)) {
+Arena::Arena(int64_t bytes, uint64_t seed) : block_(round_up(bytes, 64), 0) {
   auto* out = reinterpret_cast<uint64_t*>(block_.data());
 #pragma omp parallel for schedule(static)
   for (int64_t i = 0; i < block_.size() / 8; ++i) {

@@ -51,6 +51,19 @@ TEST(MoeRouter, LiteralSoftmax) {
   });
 }
 
+TEST(MoeRouter, LargeLogitsDoNotOverflow) {
+  with_each_kernel([&](const auto& kernel) {
+    const Routed softmax = route(kernel, {1, 4, 4, 2, 1, 1, kSoftmax, kMaximum, true, 1}, {100, 300, -300, 300});
+    EXPECT_EQ(softmax.indices, (Indices{1, 3}));
+    EXPECT_EQ(softmax.weights, (std::vector<float>{0.5, 0.5}));
+    EXPECT_NEAR(softmax.scores[0], 0, 1e-30);
+    const Routed sigmoid = route(kernel, {1, 4, 4, 2, 1, 1, kSigmoid, kMaximum, true, 1}, {0, 300, -300, 300});
+    EXPECT_EQ(sigmoid.indices, (Indices{1, 3}));
+    EXPECT_EQ(sigmoid.weights, (std::vector<float>{0.5, 0.5}));
+    EXPECT_NEAR(sigmoid.scores[2], 0, 1e-30);
+  });
+}
+
 TEST(MoeRouter, LiteralSigmoidWithBiasAndGroups) {
   // Scores 0.8 0.2 | 0.5 0.5 | 0.9 0.1 | 0.2 0.2; with the bias 0.8 0.2 | 0.5 0.5 | 0.9 0.1 | 0.2 0.9.
   // Sums of a group's two highest: 1.0, 1.0, 1.0, 1.1: groups 3 and, of equals, 0 are kept.

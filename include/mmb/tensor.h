@@ -82,13 +82,16 @@ int64_t matrix_bytes(int64_t rows, int64_t cols, DType dtype);
 void* allocate(int64_t bytes);
 void deallocate(void* data, int64_t bytes);
 
-// An array of T, zeroed, 64-byte aligned, with a guard behind it: intact() is false once something wrote past the end.
+// An array of T, NaN (integers: -1) until written, 64-byte aligned, with a guard behind it: intact() is false once something
+// wrote past the end.
 template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(int64_t count) : count_(count), data_(static_cast<T*>(allocate(bytes()))) {
-    std::memset(guard(), kGuard, kGuardBytes);
+  // `fill` is every byte's value; zeros cost no pass over the memory.
+  explicit Buffer(int64_t count, uint8_t fill = kNan) : count_(count), data_(static_cast<T*>(allocate(bytes()))) {
+    if (fill) std::memset(data_, fill, static_cast<size_t>(bytes()));
+    std::memset(guard(), kNan, kGuardBytes);
   }
   Buffer(Buffer&& other) noexcept { *this = std::move(other); }
   Buffer& operator=(Buffer&& other) noexcept {
@@ -112,13 +115,13 @@ class Buffer {
 
   bool intact() const {
     for (int64_t i = 0; i < kGuardBytes; ++i)
-      if (guard()[i] != kGuard) return false;
+      if (guard()[i] != kNan) return false;
     return true;
   }
 
  private:
   static constexpr int64_t kGuardBytes = 256;  // four vectors of the widest kernel
-  static constexpr uint8_t kGuard = 0xff;      // NaN in every floating type: a read past the end shows too
+  static constexpr uint8_t kNan = 0xff;  // in every floating type: what is not written, or read past the end, shows too
 
   int64_t bytes() const { return count_ * static_cast<int64_t>(sizeof(T)) + kGuardBytes; }
   uint8_t* guard() { return reinterpret_cast<uint8_t*>(data_ + count_); }

@@ -4,6 +4,7 @@
 // matrix by panels, norms and append by tokens, rotation by (token, head).
 #include "mmb/mla_project.h"
 
+#include "../append.h"
 #include "../matmul.h"
 #include "mmb/linear.h"
 #include "mmb/rms_norm.h"
@@ -11,13 +12,6 @@
 
 namespace mmb::MMB_IMPL {
 namespace {
-
-template <class T>
-MMB_OP void append(const float* x, int64_t n, T* out) {
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store(out + i, load(x + i));
-  if (i < n) store_partial(out + i, load_partial(x + i, n - i), n - i);
-}
 
 // This thread's tokens of [latent | rope key] into the last rows of their sequences' caches.
 template <class T>
@@ -29,8 +23,8 @@ MMB_OP void append_tokens(const MlaProject::Args& args, const float* latent, con
     for (int64_t n = sequences.first[b]; n < end; ++n) {
       if (n < tokens.begin || n >= tokens.end) continue;
       T* row = static_cast<T*>(args.cache) + (behind - (end - n)) * (R + D);
-      append(latent + n * R, R, row);
-      append(kv + n * (R + D) + R, D, row + R);
+      append_row(latent + n * R, R, row);
+      append_row(kv + n * (R + D) + R, D, row + R);
     }
   }
 }
@@ -68,7 +62,7 @@ void mla_project(const MlaProject::Shape& shape, const MlaProject::Args& args) n
     rotate(args.q + dn, nh, nh * (dn + D), dn + D);
 
     const Share tokens = share(N);
-    for (int64_t n = tokens.begin; n < tokens.end; ++n) append(kv + n * (R + D), R, latent + n * R);
+    for (int64_t n = tokens.begin; n < tokens.end; ++n) append_row(kv + n * (R + D), R, latent + n * R);
     barrier();
     rms_norm({N, R}, {latent, args.kv_a_norm, args.eps, latent});
     rotate(kv + R, 1, R + D, 0);
