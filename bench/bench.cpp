@@ -42,7 +42,7 @@ int64_t memory_budget(const Selection& selection) {
   const int64_t available = available_memory_bytes();
   int64_t budget = selection.memory;
   if (budget == 0 && selection.profile == Profile::smoke) budget = int64_t{64} << 20;
-  if (budget == 0 && selection.profile == Profile::quick) budget = int64_t{2} << 30;
+  if (budget == 0 && selection.profile == Profile::quick) budget = 2'000'000'000;
   if (budget == 0 && selection.profile == Profile::full) budget = std::min(available / 2, int64_t{8} << 30);
   return std::min(budget, available);
 }

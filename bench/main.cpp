@@ -43,7 +43,7 @@ void add_selection_flags(CLI::App& command, Flags& flags) {
                      "instruction-set levels, or reference (default " + std::string(name(best_impl())) + ")");
   command.add_option("--filter", flags.filter, "only the rows in whose name this regular expression is found");
   command.add_option("--row", flags.row, "exactly this row, whatever the profile: a name that list prints");
-  command.add_option("--memory", flags.memory, "bytes the run may use: 4G, 512Mi (default 2Gi; full: up to 8Gi)");
+  command.add_option("--memory", flags.memory, "bytes the run may use: 4G, 512Mi (default 2G; full: up to 8Gi)");
   command.add_option("--seed", flags.seed, "seed of all inputs")->capture_default_str();
 }
 
