@@ -225,14 +225,11 @@ MMB_OP void prefetch(const void* p) {
   __builtin_prefetch(p, 0, 3);
 }
 
-// 2^x for x in [-126, 127], smaller x as -126. Degree 5 on [-1/2, 1/2]: relative error at most 2.5e-7.
-MMB_OP Vec exp2(Vec x) {
-  x = max(x, broadcast(-126.f));
-  x = min(x, broadcast(127.f));
-  // Adding 1.5 * 2^23 rounds to an integer, which is then in the low mantissa bits.
-  const Vec magic = broadcast(12582912.f);
-  const Vec shifted = x + magic;
-  const Vec f = x - (shifted - magic);
+// Adding this rounds to an integer, which is then in the low mantissa bits.
+constexpr float kToInteger = 12582912.f;  // 1.5 * 2^23
+
+// 2^(n + f) for f in [-1/2, 1/2] and the integer n in the low bits of `shifted`: degree 5, relative error at most 2.5e-7.
+MMB_OP Vec exp2(Vec shifted, Vec f) {
   Vec p = broadcast(1.3390936e-3f);
   p = fma(p, f, broadcast(9.6740136e-3f));
   p = fma(p, f, broadcast(5.5503324e-2f));
@@ -242,11 +239,22 @@ MMB_OP Vec exp2(Vec x) {
   return (Vec)((VecBits)p + ((VecBits)shifted << 23));
 }
 
-constexpr float kLog2e = 1.44269504f;
+// 2^x for x in [-126, 127], x beyond as the nearer end: relative error at most 2.5e-7.
+MMB_OP Vec exp2(Vec x) {
+  x = min(max(x, broadcast(-126.f)), broadcast(127.f));
+  const Vec shifted = x + kToInteger;
+  return exp2(shifted, x - (shifted - kToInteger));
+}
 
-// e^x; x is taken to lie in [-87.3, 88].
+constexpr float kLog2e = 1.44269502f;
+
+// e^x for x in [-87.3, 88], x beyond as the nearer end: relative error at most 3e-7. ln(2) is taken off in two parts, of
+// which the first times any n is exact, so that nothing is lost to the size of x.
 MMB_OP Vec exp(Vec x) {
-  return exp2(x * kLog2e);
+  constexpr float kLn2 = 0.693359375f, kLn2Rest = -2.12194440e-4f;
+  x = min(max(x, broadcast(-87.3f)), broadcast(88.f));
+  const Vec shifted = x * kLog2e + kToInteger, n = shifted - kToInteger;
+  return exp2(shifted, fma(n, broadcast(-kLn2Rest), fma(n, broadcast(-kLn2), x)) * kLog2e);
 }
 
 // 1 / (1 + e^-x)
@@ -254,7 +262,7 @@ MMB_OP Vec sigmoid(Vec x) {
   return 1.f / (1.f + exp(-x));
 }
 
-// x * sigmoid(x)
+// x * sigmoid(x): relative error at most 3e-7 and two roundings for x >= -87, nearly 0 below.
 MMB_OP Vec silu(Vec x) {
   return x / (1.f + exp(-x));
 }

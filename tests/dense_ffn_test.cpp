@@ -20,6 +20,24 @@ TEST(DenseFfn, LiteralCase) {
   }
 }
 
+// silu(x) * x over all of SiLU's range, relative to itself: the bound of simd.h, and five roundings.
+TEST(DenseFfn, SiluIsAccurate) {
+  const std::vector<float> one = {1};
+  const PackedMatrix w(one, 1, 1, DType::f32);
+  const Expert expert{w.matrix(), w.matrix(), w.matrix()};
+  std::vector<float> x;
+  for (float v = -87; v <= 87; v += 0.0437f) x.push_back(v);
+  for (const auto& kernel : DenseFfn::kernels()) {
+    if (!supported(kernel.impl)) continue;
+    std::vector<float> y(x.size());
+    kernel.run({static_cast<int64_t>(x.size()), 1, 1}, {x.data(), &expert, 1, y.data()});
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double v = x[i], expected = v * v / (1 + std::exp(-v));
+      EXPECT_NEAR(y[i], expected, (3e-7 + 5 * 0x1p-24) * expected) << name(kernel.impl) << " " << v;
+    }
+  }
+}
+
 // Tokens below, at and above every tile height; widths around a panel, a group of panels and a column block.
 TEST(DenseFfn, KernelsMatchReference) {
   for (int64_t tokens : {1, 2, 3, 7, 12, 13, 40})

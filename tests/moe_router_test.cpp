@@ -64,6 +64,23 @@ TEST(MoeRouter, LargeLogitsDoNotOverflow) {
   });
 }
 
+// Over all of e^x's range: the ratio of two softmax scores is e to the power of their logits' difference.
+TEST(MoeRouter, TheExponentialIsAccurate) {
+  with_each_kernel([&](const auto& kernel) {
+    double worst = 0;
+    for (float l = -87; l <= 0; l += 0.0437f) {
+      const Routed r = route(kernel, {1, 2, 2, 1, 1, 1, kSoftmax, kMaximum, true, 1}, {0, l});
+      worst = std::max(worst, std::abs(r.scores[1] / r.scores[0] / std::exp(static_cast<double>(l)) - 1));
+    }
+    EXPECT_LE(worst, 3e-7 + 3 * 0x1p-24);  // the bound of simd.h; two divisions and one here
+    for (float l = -60; l <= 60; l += 0.0437f) {
+      const Routed r = route(kernel, {1, 1, 1, 1, 1, 1, kSigmoid, kMaximum, true, 1}, {l});
+      worst = std::max(worst, std::abs(r.scores[0] * (1 + std::exp(-static_cast<double>(l))) - 1));
+    }
+    EXPECT_LE(worst, 3e-7 + 3 * 0x1p-24);
+  });
+}
+
 TEST(MoeRouter, LiteralSigmoidWithBiasAndGroups) {
   // Scores 0.8 0.2 | 0.5 0.5 | 0.9 0.1 | 0.2 0.2; with the bias 0.8 0.2 | 0.5 0.5 | 0.9 0.1 | 0.2 0.9.
   // Sums of a group's two highest: 1.0, 1.0, 1.0, 1.1: groups 3 and, of equals, 0 are kept.
