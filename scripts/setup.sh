@@ -4,8 +4,10 @@
 build=build/release
 
 # What a build needs. A program is missing when PATH has none, a library when its package is not installed.
-# program  apt                 dnf                     brew
+# program  apt                 dnf                     brew; - for none
 packages="
+  python3  python3             python3                 python3
+  -        python3-jsonschema  python3-jsonschema      -
   cmake    cmake               cmake                   cmake
   ninja    ninja-build         ninja-build             ninja
   c++      g++                 gcc-c++                 gcc
@@ -32,8 +34,10 @@ missing() {
       dnf) package=$dnf ;;
       brew) package=$brew ;;
     esac
+    case $program/$package in
+      / | */-) continue ;;
+    esac
     case $program in
-      '') ;;
       -) installed "$package" || echo "$package" ;;
       *) command -v "$program" >/dev/null || echo "$package" ;;
     esac
