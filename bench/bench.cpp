@@ -16,6 +16,9 @@ volatile std::sig_atomic_t stop_signal = 0;
 
 constexpr const char* kInterrupted = "interrupted";
 constexpr double kVerifySeconds = 0.1;  // of the reference, per row
+// Of the ruler, a few milliseconds each: before and after a row, and now and then in between.
+constexpr int kBursts = 3;
+constexpr double kSecondsBetweenBursts = 0.01;
 
 struct Bench {
   const char* op;
@@ -220,14 +223,24 @@ const Verification& Suite::verify(Row& row) {
 void Suite::time(Row& row, benchmark::State& state) {
   if (interrupted()) return state.SkipWithError(kInterrupted);
   Subject& subject = ready(row);
+  Ruler& ruler = *rulers_.at({row.threads, row.impl});
+  ruler.forget();
+  for (int i = 0; i < kBursts; ++i) ruler.burst();
+  auto measured = std::chrono::steady_clock::now();
   for (auto _ : state) {
     if (interrupted()) {
       state.SkipWithError(kInterrupted);
       break;
     }
     subject.iterate();
+    if (detail::seconds_since(measured) < kSecondsBetweenBursts) continue;
+    state.PauseTiming();
+    ruler.burst();
+    measured = std::chrono::steady_clock::now();
+    state.ResumeTiming();
   }
   if (state.error_occurred()) return;
+  for (int i = 0; i < kBursts; ++i) ruler.burst();
   // What was timed is what is verified: a run of seconds need not be made twice. Once a row, though Google Benchmark calls
   // again for more iterations and for each repetition.
   if (!row.verification) row.verification = subject.verify(selection_.seed, kVerifySeconds);
@@ -235,8 +248,8 @@ void Suite::time(Row& row, benchmark::State& state) {
 
   using benchmark::Counter;
   const Cost& cost = row.cost;
-  const Machine& ruler = machines_.at({row.threads, row.impl});
-  const double ideal = row.parts.empty() ? ideal_seconds(cost, ruler) : ideal_seconds(row.parts, ruler);
+  const Machine machine = ruler.machine();
+  const double ideal = row.parts.empty() ? ideal_seconds(cost, machine) : ideal_seconds(row.parts, machine);
   // Rates are per second of real time and per iteration; the rest is as it is.
   const auto rate = [&](const char* name, double per_iteration) {
     state.counters[name] = Counter(per_iteration, Counter::kIsIterationInvariantRate);
@@ -252,8 +265,10 @@ void Suite::time(Row& row, benchmark::State& state) {
       row.reads_arena ? static_cast<double>(arena_bytes_) + cost.activation_bytes : cost.bytes();
   state.counters["cold"] = row.reads_arena && cold_;
   state.counters["threads_used"] = count(row.threads);
-  state.counters["bound"] = memory_bound(cost, ruler);
+  state.counters["bound"] = memory_bound(cost, machine);
   state.counters["err"] = row.verification->err;
+  state.counters["peak_gflops"] = machine.flops_per_second / kGiga;
+  state.counters["peak_gbs"] = machine.bytes_per_second / kGiga;
   rate("gflops", cost.flops * 1e-9);
   rate("gbs", cost.bytes() * 1e-9);
   rate("roof", ideal);
@@ -267,7 +282,9 @@ void Suite::measure_machines() {
 }
 
 Machine Suite::measure_machine(Threads threads, Impl impl) {
-  return measure(count(threads), impl, arena(), selection_.profile == Profile::smoke ? 0.02 : 0.25);
+  std::unique_ptr<Ruler>& ruler = rulers_[{threads, impl}];
+  if (!ruler) ruler = std::make_unique<Ruler>(count(threads), impl, arena());
+  return measure(*ruler, selection_.profile == Profile::smoke ? 0.02 : 0.25);
 }
 
 void Suite::register_rows(bool own_min_time, bool own_repetitions) {

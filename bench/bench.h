@@ -106,7 +106,7 @@ class Suite {
   // The rulers of all rows: the machine on their threads, with their instructions.
   void measure_machines();
   const std::map<std::pair<Threads, Impl>, Machine>& machines() const { return machines_; }
-  Machine measure_machine(Threads threads, Impl impl);
+  Machine measure_machine(Threads threads, Impl impl);  // again
   int count(Threads threads) const { return threads == Threads::one ? 1 : all_threads_; }
   // Hands every row to Google Benchmark; time and repetitions are ours to set unless its own flags say them.
   void register_rows(bool own_min_time = true, bool own_repetitions = true);
@@ -131,8 +131,9 @@ class Suite {
   int all_threads_;
   std::string op_;  // whose bench file is adding rows
   std::unique_ptr<Arena> arena_;
-  std::map<std::pair<Threads, Impl>, Machine> machines_;
-  std::vector<Model> models_;  // the command line's
+  std::map<std::pair<Threads, Impl>, std::unique_ptr<Ruler>> rulers_;
+  std::map<std::pair<Threads, Impl>, Machine> machines_;  // at the start
+  std::vector<Model> models_;                             // the command line's
   std::vector<Row> rows_;
   std::set<std::string> names_;
   std::vector<std::pair<std::string, std::string>> skipped_;

@@ -20,7 +20,6 @@ struct Flags {
   std::string profile = "quick", models, batches, contexts, new_tokens, dtypes, threads, impls, ops, filter, row,
               memory;
   std::string min_time, repetitions, seed = "1", out, alias;
-  bool verdict = false;
 };
 
 struct AccountFlags {
@@ -168,7 +167,7 @@ int run(const Flags& flags, const std::vector<std::string>& command_line,
     std::cerr << "bench_mla: interrupted: the file holds the rows that finished\n";
     return 128 + interrupted();
   }
-  if (flags.verdict) print_verdict(suite, reporter.results(), std::cout);
+  print_verdict(suite, reporter.results(), isatty(STDOUT_FILENO) ? std::cout : std::cerr);
   if (reporter.wrong() == 0) return 0;
   std::cerr << "bench_mla: " << reporter.wrong() << " of " << reporter.results().size()
             << " rows gave a wrong result\n";
@@ -271,14 +270,14 @@ int main(std::vector<std::string> arguments) {
   // Without a command: the quick profile, then what it says.
   const bool asks =
       !arguments.empty() && (arguments[0] == "-h" || arguments[0] == "--help" || arguments[0] == "--version");
-  if (arguments.empty() || (arguments[0][0] == '-' && !asks)) arguments.insert(arguments.begin(), {"run", "--verdict"});
+  if (arguments.empty() || (arguments[0][0] == '-' && !asks)) arguments.insert(arguments.begin(), "run");
 
   Flags flags;
   AccountFlags account_flags;
   CLI::App app(
       "Times dense attention, multi-head latent attention and mixture-of-experts layers of real models on this "
       "machine.\n"
-      "Without a command: run, the quick profile, and then the verdict in words.",
+      "Without a command: run, the quick profile.",
       "bench_mla");
   app.set_version_flag("--version", "bench_mla " MMB_VERSION);
   app.require_subcommand(1);
@@ -295,7 +294,6 @@ int main(std::vector<std::string> arguments) {
   run_command->add_option("--repetitions", flags.repetitions, "times that each row is measured (default 1)");
   run_command->add_option("--min-time", flags.min_time,
                           "seconds that a measurement lasts at least (default: the profile's)");
-  run_command->add_flag("--verdict", flags.verdict, "say in words what the rows show");
   run_command->footer("Flags of Google Benchmark are passed on: --benchmark_enable_random_interleaving=true");
   account_command->add_option("--model", flags.models, "names or config.json files (default: all bundled models)");
   account_command->add_option("--context", account_flags.context, "tokens in the cache")->capture_default_str();

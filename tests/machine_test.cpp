@@ -36,7 +36,8 @@ TEST(Machine, MeasuresEveryLevel) {
   const int threads = omp_get_max_threads();
   for (Impl impl : {Impl::generic, Impl::avx2, Impl::avx512, Impl::neon}) {
     if (!supported(impl)) continue;
-    const Machine machine = measure(1, impl, arena, 0.01);
+    Ruler ruler(1, impl, arena);
+    const Machine machine = measure(ruler, 0.01);
     EXPECT_EQ(machine.impl, impl);
     EXPECT_EQ(machine.threads, 1);
     // From an emulator on a slow core to anything there is.
@@ -55,8 +56,9 @@ TEST(Machine, MeasuresEveryLevel) {
 
 TEST(Machine, TheReferenceIsHeldAgainstTheBestLevel) {
   Arena arena(int64_t{1} << 20);
-  EXPECT_EQ(measure(1, Impl::reference, arena, 0).impl, best_impl());
-  EXPECT_THROW(measure(1, supported(Impl::neon) ? Impl::avx2 : Impl::neon, arena, 0), Error);
+  Ruler ruler(1, Impl::reference, arena);
+  EXPECT_EQ(measure(ruler, 0).impl, best_impl());
+  EXPECT_THROW(Ruler(1, supported(Impl::neon) ? Impl::avx2 : Impl::neon, arena), Error);
 }
 
 TEST(Context, SystemLimitsArePlausible) {

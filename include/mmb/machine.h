@@ -2,6 +2,8 @@
 // the ops fma_peak and stream_read; and the one place where a Cost becomes seconds. Giga is 1e9.
 #pragma once
 
+#include <memory>
+
 #include "mmb/kernel.h"
 
 namespace mmb {
@@ -21,11 +23,28 @@ struct Machine {
   Extremes flops_extremes, bytes_extremes;  // per second too
 };
 
-// Short bursts of arithmetic and of reading the arena, in turn, so that both see the same minute; `seconds` in all, and
-// five of each at the least. Called at the start and at the end of a run, it shows whether the machine drifted. The
-// reference has no instructions of its own: it is held against the best level. Throws where this CPU does not run
+// Short bursts of arithmetic and of reading the arena, in turn, so that both see the same minute. What is timed has its own
+// ruler, with bursts before, between and after its iterations: a virtual machine's clock and bandwidth move within seconds.
+// The reference has no instructions of its own: it is held against the best level. Throws where this CPU does not run
 // `impl`.
-Machine measure(int threads, Impl impl, Arena& arena, double seconds = 0.25);
+class Ruler {
+ public:
+  Ruler(int threads, Impl impl, Arena& arena);
+  ~Ruler();
+  void burst();             // about a millisecond of each
+  void forget();            // the bursts so far
+  Machine machine() const;  // of the bursts since; one at the least
+
+ private:
+  struct Probes;
+  std::unique_ptr<Probes> probes_;
+  Impl impl_;
+  int threads_;
+};
+
+// `seconds` of bursts, and five at the least. Called at the start and at the end of a run, it shows whether the machine
+// drifted.
+Machine measure(Ruler& ruler, double seconds = 0.25);
 
 // An op's ideal time is the larger of its two: arithmetic and memory traffic overlap perfectly.
 double ideal_seconds(const Cost& cost, const Machine& machine);
