@@ -21,4 +21,8 @@ Comparison compare(std::span<const double> actual, std::span<const double> expec
   return result;
 }
 
+double sum_tolerance(int64_t terms) {
+  return (16 + std::sqrt(6 * static_cast<double>(terms))) * 0x1p-24;
+}
+
 }  // namespace mmb

@@ -16,4 +16,8 @@ struct Comparison {
 // infinite error.
 Comparison compare(std::span<const double> actual, std::span<const double> expected);
 
+// What an f32 sum of `terms` random products may differ by, relative to its size. The rounding of the partial sums adds up
+// like a random walk, to sqrt(terms / 6) units of rounding: six of these deviations, and 16 units for what is no sum.
+double sum_tolerance(int64_t terms);
+
 }  // namespace mmb

@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "../reference.h"
+#include "mmb/compare.h"
 #include "mmb/mla_prefill.h"
 #include "mmb/random.h"
 
@@ -124,8 +125,9 @@ void MlaDecode::Problem::next() {
 
 std::vector<Output> MlaDecode::Problem::outputs(const Args& args, int64_t unit) const {
   const float* out = args.out + unit * shape_.v_head_dim;
-  // As in attention.cpp, behind products over the latent.
-  return {{"out", {out, out + shape_.v_head_dim}, 128 * 0x1p-24}};
+  // As in attention.cpp, between two products: to the latent and from it.
+  const int64_t terms = shape_.context + shape_.qk_nope_head_dim + shape_.kv_lora_rank;
+  return {{"out", {out, out + shape_.v_head_dim}, sum_tolerance(terms) + 64 * 0x1p-24}};
 }
 
 }  // namespace mmb

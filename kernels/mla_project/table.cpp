@@ -1,4 +1,5 @@
 #include "../reference.h"
+#include "mmb/compare.h"
 #include "mmb/mla_project.h"
 #include "mmb/random.h"
 
@@ -114,8 +115,10 @@ std::vector<Output> MlaProject::Problem::outputs(const Args& args, int64_t unit)
   const int64_t row = b * args.capacity + shape_.context - shape_.new_tokens + i;
   std::vector<double> cached;
   for (int64_t c = 0; c < width; ++c) cached.push_back(element(args.cache, args.cache_dtype, row * width + c));
-  // Two products in f32; a value between two of the cache's may be rounded to either.
-  const double accumulated = 256 * 0x1p-24, rounded = args.cache_dtype == DType::bf16 ? 0x1p-7 : 0;
+  // Two products in f32, and a norm that magnifies what a token with a small latent lost; a value between two of the
+  // cache's may be rounded to either.
+  const double accumulated = 8 * sum_tolerance(shape_.hidden_size + shape_.q_lora_rank),
+               rounded = args.cache_dtype == DType::bf16 ? 0x1p-7 : 0;
   return {{"q", {q, q + query_width(shape_)}, accumulated},
           {"latent", {cached.begin(), cached.begin() + R}, accumulated + rounded},
           {"k_pe", {cached.begin() + R, cached.end()}, accumulated + rounded}};

@@ -1,6 +1,7 @@
 #include <Eigen/Cholesky>
 
 #include "../reference.h"
+#include "mmb/compare.h"
 #include "mmb/moe_layer.h"
 #include "mmb/random.h"
 
@@ -89,8 +90,8 @@ void MoeLayer::Problem::next() {
 std::vector<Output> MoeLayer::Problem::outputs(const Args& args, int64_t unit) const {
   const int64_t H = args_.gate.cols;
   const float* y = args.y + unit * H;
-  // As moe_experts, and the rounding of the weights.
-  return {{"y", {y, y + H}, 256 * 0x1p-24}};
+  // As moe_experts, and the weights': their logits are a sum of deviation 2.
+  return {{"y", {y, y + H}, sum_tolerance(H + args.experts->down.cols) + 2 * sum_tolerance(H)}};
 }
 
 }  // namespace mmb

@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "../reference.h"
+#include "mmb/compare.h"
 #include "mmb/moe_router.h"
 #include "mmb/random.h"
 
@@ -83,12 +84,10 @@ void MoeRouter::Problem::next() {
 // scores: the choice scores of the experts chosen are equal if only such pairs changed places, and the weights are
 // compared with those that the reference's scores give to the same experts.
 //
-// The tolerance, in units of rounding: a running f32 sum of H products that ends at deviation 2 loses 2 sqrt(H / 6) on the
-// way, and a score relative to itself changes at most by what its logit loses: six deviations. The exponential, the sums and
-// the divisions lose 16.
+// A score, relative to itself, changes at most by what its logit does: a sum that ends at deviation 2.
 std::vector<Output> MoeRouter::Problem::outputs(const Args& args, int64_t unit) const {
   const int64_t E = shape_.n_routed_experts, K = shape_.num_experts_per_tok;
-  const double tolerance = (16 + 12 * std::sqrt(static_cast<double>(shape_.hidden_size) / 6)) * 0x1p-24;
+  const double tolerance = 2 * sum_tolerance(shape_.hidden_size);
   const float* scores = args.scores + unit * E;
   const float* judge = expected_args_.scores + unit * E;
   const int32_t* indices = args.topk_indices + unit * K;
