@@ -262,6 +262,16 @@ void initialize_google(const std::vector<std::string>& flags) {
   if (argc > 1) throw Error(std::string(argv[1]) + ": expected a value that Google Benchmark takes");
 }
 
+// Unbound, two threads may share a core for whole rows. OpenMP reads its environment before main, so the program starts
+// itself again; not where the user has said anything about binding, be it OMP_PROC_BIND=false.
+void bind_threads(char** argv) {
+  for (const char* variable : {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY"})
+    if (std::getenv(variable)) return;
+  setenv("OMP_PROC_BIND", "close", 1);
+  setenv("OMP_PLACES", "cores", 1);
+  execv("/proc/self/exe", argv);  // returns where that is not possible: unbound, which a warning says
+}
+
 int main(std::vector<std::string> arguments) {
   std::vector<std::string> command_line = arguments;
   command_line.insert(command_line.begin(), "bench_mla");
@@ -322,6 +332,7 @@ int main(std::vector<std::string> arguments) {
 }  // namespace mmb
 
 int main(int argc, char** argv) {
+  mmb::bind_threads(argv);
   try {
     return mmb::main({argv + 1, argv + argc});
   } catch (const mmb::Error& error) {
