@@ -91,7 +91,7 @@ std::vector<Output> MoeLayer::Problem::outputs(const Args& args, int64_t unit) c
   const int64_t H = args_.gate.cols;
   const float* y = args.y + unit * H;
   // As moe_experts, and the weights': their logits are a sum of deviation 2.
-  return {{"y", {y, y + H}, sum_tolerance(H + args.experts->down.cols) + 2 * sum_tolerance(H)}};
+  return {{"y", {y, y + H}, 2 * sum_tolerance(H + args.experts->down.cols) + 2 * sum_tolerance(H)}};
 }
 
 }  // namespace mmb
