@@ -12,7 +12,9 @@ namespace MMB_IMPL {
 namespace {
 
 constexpr int64_t kBlock = 96;  // tokens that a loader gives at a time, at most: a multiple of every token tile
-constexpr int64_t kPanelRows = 2 * kLanes;  // query rows side by side
+constexpr int64_t kPanelRows = 2 * kLanes;                   // query rows side by side
+constexpr int kAccumulators = kRegisters * 3 / 4;            // of a register tile
+constexpr int kDotTokens = kAccumulators / kLanes * kLanes;  // a multiple of the tokens that are met at once as stored
 
 // Vectors that one load gives: bf16 come as the even and the odd elements of two vectors, which takes one instruction for
 // each where elements in order take two. Queries and results are put in that order meanwhile.
@@ -21,7 +23,8 @@ constexpr int kSpan = 4 / sizeof(E);
 
 }  // namespace
 
-// Rows of consecutive tokens, readable up to whole spans, where keys are finite; keys as if there were kBlock tokens.
+// Rows of consecutive tokens, readable up to whole spans, where keys are finite; keys as if the tokens were a multiple of
+// kDotTokens (stored) or kBlock (wide).
 struct Block {
   const void *k, *v;
   int64_t k_stride, v_stride;  // elements
@@ -108,22 +111,12 @@ struct Cache {
 
   MMB_OP Block wide(int64_t begin, int64_t count) const {
     if constexpr (sizeof(T) == 4)
-      return stored(begin, count);
+      return in_place(begin, count, kBlock);
     else
       return copied<float>(begin, count, true);
   }
 
-  // In place where whole spans and whole blocks can be read.
-  MMB_OP Block stored(int64_t begin, int64_t count) const {
-    if (dk % (kLanes * kSpan<T>) || dv % (kLanes * kSpan<T>)) return copied<T>(begin, count, true);
-    Block block{k + begin * k_stride, v + begin * v_stride, k_stride, v_stride};
-    if (count < kBlock) {
-      const Block copy = copied<T>(begin, count, false);
-      block.k = copy.k;
-      block.k_stride = copy.k_stride;
-    }
-    return block;
-  }
+  MMB_OP Block stored(int64_t begin, int64_t count) const { return in_place(begin, count, kDotTokens); }
 
   MMB_OP Ahead ahead(int64_t begin, int64_t count) const {
     constexpr auto size = static_cast<int64_t>(sizeof(T));
@@ -132,6 +125,18 @@ struct Cache {
   }
 
  private:
+  // Where it is, if whole spans and whole tiles of tokens can be read there.
+  MMB_OP Block in_place(int64_t begin, int64_t count, int64_t tile) const {
+    if (dk % (kLanes * kSpan<T>) || dv % (kLanes * kSpan<T>)) return copied<T>(begin, count, true);
+    Block block{k + begin * k_stride, v + begin * v_stride, k_stride, v_stride};
+    if (count % tile) {
+      const Block copy = copied<T>(begin, count, false);
+      block.k = copy.k;
+      block.k_stride = copy.k_stride;
+    }
+    return block;
+  }
+
   template <class E>
   MMB_OP Block copied(int64_t begin, int64_t count, bool values) const {
     E* out = reinterpret_cast<E*>(scratch);

@@ -17,11 +17,10 @@
 namespace mmb::MMB_IMPL {
 namespace {
 
-constexpr int kAccumulators = kRegisters * 3 / 4;  // of a register tile
-constexpr int kValueRows = kLanes == 16 ? 8 : 4;   // rows of P V at a time, by 3 vectors of the value (NEON: 6)
-constexpr int64_t kChunk = 64;                     // tokens: cuts within a context are multiples of this; preparing and
-                                                   // combining a partial result costs as much as about 20 tokens
-constexpr float kLowest = -1e30f;                  // a score that loses; finite, so that differences are never NaN
+constexpr int kValueRows = kLanes == 16 ? 8 : 4;  // rows of P V at a time, by 3 vectors of the value (NEON: 6)
+constexpr int64_t kChunk = 64;                    // tokens: cuts within a context are multiples of this; preparing and
+                                                  // combining a partial result costs as much as about 20 tokens
+constexpr float kLowest = -1e30f;                 // a score that loses; finite, so that differences are never NaN
 
 MMB_OP Vec load_part(const float* p, int) {
   return load(p);
@@ -38,11 +37,26 @@ struct Prefetch {
   const char* next;
   int64_t step;  // bytes
 
-  // The first `bytes` bytes of the step.
-  MMB_OP void operator()(int bytes = 1) {
-    MMB_UNROLL
-    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(next + i, 0, 2);
+  template <int kBytes>
+  MMB_OP void fetch() {
+    __builtin_prefetch(next, 0, 2);
     next += step;
+  }
+};
+
+// The same for a block that is read once: in kStreams places at a time, as the hardware's prefetchers run ahead in each.
+struct Streams {
+  const char* data;
+  int64_t apart, line;  // bytes from stream to stream; lines so far
+
+  static constexpr int kStreams = 4;
+
+  // As many lines as `bytes` bytes have.
+  template <int kBytes>
+  MMB_OP void fetch() {
+    MMB_UNROLL
+    for (int i = 0; i < kBytes; i += 64, ++line)
+      __builtin_prefetch(data + line % kStreams * apart + line / kStreams * 64, 0, 2);
   }
 };
 
@@ -51,18 +65,23 @@ MMB_OP Prefetch spread(Memory memory, int64_t index, int64_t parts, int64_t step
   return {memory.data + memory.bytes * index / parts, memory.bytes / parts / steps};
 }
 
+// Of all of the memory, of which the first `done` bytes have been fetched.
+MMB_OP Streams streams(Memory memory, int64_t done) {
+  return {memory.data, memory.bytes / Streams::kStreams, done / 64};
+}
+
 // ---- Micro-kernels
 
 // Panels: s[token][row] for NV vectors of rows (q: [dk][NV vectors]) and kAccumulators / NV tokens.
 template <int NV>
-[[gnu::noinline]] void scores(const float* q, int64_t dk, const float* k, int64_t k_stride, float* s, Prefetch fetch) {
+[[gnu::noinline]] void scores(const float* q, int64_t dk, const float* k, int64_t k_stride, float* s, Prefetch ahead) {
   constexpr int kTokens = kAccumulators / NV;
   Vec acc[kTokens][NV] = {};
   const float* keys[kTokens / 3];  // of every third token; the next two are one and two strides on
   MMB_UNROLL
   for (int g = 0; g < kTokens / 3; ++g) keys[g] = k + 3 * g * k_stride;
   for (int64_t i = 0; i < dk; ++i) {
-    fetch();
+    ahead.fetch<1>();
     MMB_UNROLL
     for (int g = 0; g < kTokens / 3; ++g) forget_origin(keys[g]);
     Vec row[NV];
@@ -86,16 +105,16 @@ template <int NV>
 }
 
 // Vectors of scores that dots makes at once.
-constexpr int kDotVecs = kAccumulators / kLanes;
+constexpr int kDotVecs = kDotTokens / kLanes;
 
 // Dots: scores of R rows (q: [spans][parts][R][kLanes]) and kDotVecs * T tokens, T = kLanes / R; lane r*T + j of a vector is
 // row r, token j of T.
 template <class E, int R>
-[[gnu::noinline]] void dots(const float* q, int64_t spans, const E* k, int64_t k_stride, float* s, Prefetch fetch) {
+[[gnu::noinline]] void dots(const float* q, int64_t spans, const E* k, int64_t k_stride, float* s, Streams ahead) {
   constexpr int T = kLanes / R, kTokens = kDotVecs * T, kWidth = kSpan<E> * kLanes;
   Vec acc[kDotVecs][kLanes] = {};
   for (int64_t i = 0; i < spans; ++i) {
-    fetch(kTokens * kWidth * static_cast<int>(sizeof(E)));
+    ahead.fetch<kTokens * kWidth* static_cast<int>(sizeof(E))>();
     MMB_UNROLL
     for (int part = 0; part < kSpan<E>; ++part) {
       Vec row[R];
@@ -151,9 +170,9 @@ MMB_OP void softmax(float* s, int64_t stride, int64_t vectors, bool masked, VecI
 }
 
 // o = alpha * o + P V for ROWS rows and NV spans of the value. Weight of (token t, row r): p[t / T * stride + r*T + t % T].
-template <class E, int ROWS, int NV, int T>
+template <class E, int ROWS, int NV, int T, class Fetch>
 [[gnu::noinline]] void mix(const float* p, int64_t p_stride, const float* alpha, const E* v, int64_t v_stride,
-                           int64_t tokens, float* o, int64_t o_stride, Prefetch fetch) {
+                           int64_t tokens, float* o, int64_t o_stride, Fetch ahead) {
   constexpr int kVecs = NV * kSpan<E>;
   Vec acc[ROWS][kVecs];
   MMB_UNROLL
@@ -167,7 +186,7 @@ template <class E, int ROWS, int NV, int T>
     }
   }
   for (int64_t t = 0; t < tokens; ++t) {
-    fetch(T == 1 ? 1 : kVecs * kLanes * static_cast<int>(sizeof(E)));
+    ahead.template fetch<kVecs * kLanes* static_cast<int>(sizeof(E))>();
     Vec value[kVecs];
     MMB_UNROLL
     for (int n = 0; n < kVecs; ++n) value[n] = load_part(v + n / kSpan<E> * kSpan<E> * kLanes, n % kSpan<E>);
@@ -198,13 +217,13 @@ constexpr int max_spans(int rows) {
 }
 
 // mix for a slice of `width` spans, at most NV.
-template <class E, int ROWS, int T, int NV = max_spans<E>(ROWS)>
+template <class E, int ROWS, int T, int NV = max_spans<E>(ROWS), class Fetch>
 MMB_OP void mix_slice(int64_t width, const float* p, int64_t p_stride, const float* alpha, const E* v, int64_t v_stride,
-                      int64_t tokens, float* o, int64_t o_stride, Prefetch fetch) {
+                      int64_t tokens, float* o, int64_t o_stride, Fetch ahead) {
   if (width == NV)
-    mix<E, ROWS, NV, T>(p, p_stride, alpha, v, v_stride, tokens, o, o_stride, fetch);
+    mix<E, ROWS, NV, T>(p, p_stride, alpha, v, v_stride, tokens, o, o_stride, ahead);
   else if constexpr (NV > 1)
-    mix_slice<E, ROWS, T, NV - 1>(width, p, p_stride, alpha, v, v_stride, tokens, o, o_stride, fetch);
+    mix_slice<E, ROWS, T, NV - 1>(width, p, p_stride, alpha, v, v_stride, tokens, o, o_stride, ahead);
 }
 
 // ---- A tile of query rows
@@ -415,11 +434,11 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
     const auto* k = static_cast<const E*>(block.k);
     const auto* v = static_cast<const E*>(block.v);
     // The next block lies behind this one.
-    const char* next_k = reinterpret_cast<const char*>(k + kBlock * block.k_stride);
-    const char* next_v = reinterpret_cast<const char*>(v + kBlock * block.v_stride);
+    const Memory next_k{reinterpret_cast<const char*>(k + kBlock * block.k_stride), kBlock * k_spans * kWidth * size};
+    const Memory next_v{reinterpret_cast<const char*>(v + kBlock * block.v_stride), kBlock * v_spans * kWidth * size};
     for (int64_t i = 0; i < count; i += kTokens)
       dots<E, R>(w.q, k_spans, k + i * block.k_stride, block.k_stride, w.s + i / T * kLanes,
-                 {next_k + i * k_spans * kWidth * size, kTokens * kWidth * size});
+                 streams(next_k, i * k_spans * kWidth * size));
     const VecInt seen = limits(w.limit, t), present = static_cast<int32_t>(count) - offset;
     softmax<T>(w.s, kLanes, vectors, vectors * T > count || w.limit[0] < t + count, seen < present ? seen : present,
                partial.m, partial.l, w.alpha);
@@ -428,7 +447,7 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
       for (int64_t r = 0; r < R; r += kRows)
         mix_slice<E, kRows, T>(width, w.s + r * T, kLanes, w.alpha + r * T, v + first * kWidth, block.v_stride, count,
                                partial.o + r * rows.o_stride + first * kWidth, rows.o_stride,
-                               {next_v + first * kWidth * size * count, width * kWidth * size});
+                               streams(next_v, first * kWidth * size * kBlock));
     }
   }
   const Vec l = sum_of_lanes<T>(load(partial.l)), m = load(partial.m);
