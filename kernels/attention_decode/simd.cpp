@@ -47,9 +47,9 @@ struct Prefetch {
 // The same for a block that is read once: in kStreams places at a time, as the hardware's prefetchers run ahead in each.
 struct Streams {
   const char* data;
-  int64_t apart, line;  // bytes from stream to stream; lines so far
+  uint64_t apart, line;  // bytes from stream to stream; lines so far
 
-  static constexpr int kStreams = 4;
+  static constexpr uint64_t kStreams = 4;
 
   // As many lines as `bytes` bytes have.
   template <int kBytes>
@@ -67,7 +67,7 @@ MMB_OP Prefetch spread(Memory memory, int64_t index, int64_t parts, int64_t step
 
 // Of all of the memory, of which the first `done` bytes have been fetched.
 MMB_OP Streams streams(Memory memory, int64_t done) {
-  return {memory.data, memory.bytes / Streams::kStreams, done / 64};
+  return {memory.data, static_cast<uint64_t>(memory.bytes) / Streams::kStreams, static_cast<uint64_t>(done) / 64};
 }
 
 // ---- Micro-kernels
