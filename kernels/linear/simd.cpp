@@ -137,30 +137,57 @@ template <class T>
 MMB_OP void panels_of(const float* packed, int64_t tokens, const Matrix& w, Share panels, float* y, int64_t y_stride,
                       float* scratch) {
   constexpr int64_t q = 4 / sizeof(T), kLine = 64 / sizeof(T), kBlock = kColumnBlock / q;
-  constexpr int64_t kAhead = 12;  // lines: 768 bytes in each stream
+  // Tokens that stay in L2 are met by one group of panels after the other, which keeps sums near; more of them by one block
+  // of columns after the other.
+  constexpr int64_t kNear = 1 << 20;
+  constexpr int64_t kAhead = 96;  // lines, over all streams: what memory delivers in twice its latency
   const int64_t lines = ceil_div(w.cols, q), stride = lines * kLine, K = padded_columns(w.cols);
   const TokenTiles tiles(tokens);
   const int64_t beside = panels_beside(static_cast<int>(ceil_div(tokens, tiles.tiles)));
 
-  for (int64_t p = panels.begin, group = beside; p < panels.end; p += group) {
+  const auto group_at = [&](int64_t p) {
+    int64_t group = beside;
     while (group > panels.end - p) group /= 2;
-    const PanelGroup<T> w_group{static_cast<const T*>(w.data) + p * stride, stride};
-    const auto* place = reinterpret_cast<const char*>(w_group.base);
-    const Destination out{y + p * kPanel, y_stride, w.rows - p * kPanel, false};
-    if (tiles.tiles == 1) {
-      tile_of(tokens, group, packed, w_group, lines, {place + kAhead * 64, stride * (64 / kLine), 64}, out);
-      continue;
+    return group;
+  };
+  const auto base = [&](int64_t p) { return static_cast<const T*>(w.data) + p * stride; };
+  const auto place = [&](int64_t p, int64_t line) { return reinterpret_cast<const char*>(base(p)) + line * 64; };
+
+  if (tiles.tiles == 1) {
+    for (int64_t p = panels.begin, group; p < panels.end; p += group) {
+      group = group_at(p);
+      tile_of(tokens, group, packed, PanelGroup<T>{base(p), stride}, lines,
+              {place(p, kAhead / group), stride * (64 / kLine), 64},
+              {y + p * kPanel, y_stride, w.rows - p * kPanel, false});
     }
+    return;
+  }
+
+  // The token tiles pass over `count` lines of a group; between them they prefetch what comes next.
+  const auto meet = [&](int64_t p, int64_t group, int64_t first, int64_t count, const char* next) {
+    const PanelGroup<float> block = widened(PanelGroup<T>{base(p), stride}, group, first, count, scratch);
+    for (int64_t t = 0; t < tiles.tiles; ++t) {
+      const int64_t m = tiles.begin(t), height = tiles.begin(t + 1) - m;
+      const Ahead ahead{next + kBlock * t / tiles.tiles * 64, stride * (64 / kLine), 64 / q / tiles.tiles};
+      tile_of(height, group, packed + m * K + first * q * height, block, count * q, ahead,
+              {y + p * kPanel + m * y_stride, y_stride, w.rows - p * kPanel, first > 0});
+    }
+  };
+  if (4 * tokens * K <= kNear) {
+    for (int64_t p = panels.begin, group; p < panels.end; p += group) {
+      group = group_at(p);
+      for (int64_t first = 0; first < lines; first += kBlock) {
+        const int64_t count = lines - first < kBlock ? lines - first : kBlock;
+        meet(p, group, first, count, first + count < lines ? place(p, first + count) : place(p + group, 0));
+      }
+    }
+  } else {
     for (int64_t first = 0; first < lines; first += kBlock) {
       const int64_t count = lines - first < kBlock ? lines - first : kBlock;
-      const PanelGroup<float> block = widened(w_group, group, first, count, scratch);
-      // The tiles share the prefetching of the next block, or of the next group's first.
-      const char* next = first + count < lines ? place + (first + count) * 64 : place + group * stride * (64 / kLine);
-      for (int64_t t = 0; t < tiles.tiles; ++t) {
-        const int64_t m = tiles.begin(t), height = tiles.begin(t + 1) - m;
-        const Ahead ahead{next + kBlock * t / tiles.tiles * 64, stride * (64 / kLine), 64 / q / tiles.tiles};
-        tile_of(height, group, packed + m * K + first * q * height, block, count * q, ahead,
-                {out.y + m * y_stride, y_stride, out.outputs, first > 0});
+      for (int64_t p = panels.begin, group; p < panels.end; p += group) {
+        group = group_at(p);
+        meet(p, group, first, count,
+             p + group < panels.end ? place(p + group, first) : place(panels.begin, first + count));
       }
     }
   }
