@@ -18,6 +18,7 @@ namespace {
 constexpr int kTileVecs = kRegisters * 3 / 4;     // accumulators of a tile
 constexpr int kMinPanels = kLanes == 16 ? 2 : 1;  // side by side, at full height
 constexpr int kTileTokens = kTileVecs / (kMinPanels * kVecsPerPanel);
+constexpr int kTallTokens = kTileVecs / kVecsPerPanel;  // of a tile of one panel
 constexpr int kMaxPanels = kLanes == 16 ? 8 : 4;
 constexpr int64_t kColumnBlock = 256;  // columns whose widened lines stay close
 
@@ -27,10 +28,11 @@ constexpr int panels_beside(int tokens) {
   return panels;
 }
 
-// Token tiles of even height, at most kTileTokens: 32 tokens are 11 + 11 + 10, not 12 + 12 + 8.
+// Token tiles of even height, at most kTileTokens: 32 tokens are 11 + 11 + 10, not 12 + 12 + 8. One tall tile where that is
+// enough: it needs a load for every FMA, but meets the weights as they come from memory, without widening them first.
 struct TokenTiles {
   int64_t tokens, tiles;
-  MMB_OP explicit TokenTiles(int64_t m) : tokens(m), tiles(ceil_div(m, kTileTokens)) {}
+  MMB_OP explicit TokenTiles(int64_t m) : tokens(m), tiles(m <= kTallTokens ? 1 : ceil_div(m, kTileTokens)) {}
   MMB_OP int64_t begin(int64_t tile) const { return tokens * tile / tiles; }
 };
 
@@ -49,7 +51,7 @@ MMB_OP int64_t packed_size(int64_t tokens, int64_t cols) {
 template <class E>
 [[gnu::noinline]] void pack_columns(const E* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols,
                                     Share columns, float* packed) {
-  constexpr int kGroups = static_cast<int>(ceil_div(kTileTokens, kLanes));
+  constexpr int kGroups = static_cast<int>(ceil_div(kTallTokens, kLanes));
   const TokenTiles tiles(tokens);
   for (int64_t tile = 0; tile < tiles.tiles; ++tile) {
     const int64_t begin = tiles.begin(tile), height = tiles.begin(tile + 1) - begin;
@@ -60,7 +62,7 @@ template <class E>
       const int64_t exist = cols - k < kLanes ? cols - k : kLanes;
       Vec v[kGroups][kLanes] = {};
       MMB_UNROLL
-      for (int m = 0; m < kTileTokens; ++m) {
+      for (int m = 0; m < kTallTokens; ++m) {
         if (m >= height) continue;
         const E* row = x + (rows ? rows[begin + m] : begin + m) * stride + k;
         v[m / kLanes][m % kLanes] = exist == kLanes ? load(row) : load_partial(row, exist > 0 ? exist : 0);

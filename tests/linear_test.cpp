@@ -20,12 +20,14 @@ TEST(Linear, LiteralCase) {
 
 // Tokens below, at and above every tile height; outputs around a panel and around a group; columns around a column block.
 TEST(Linear, KernelsMatchReference) {
-  for (int64_t tokens : {1, 2, 3, 4, 6, 7, 12, 13, 25, 33})
+  for (int64_t tokens : {1, 2, 3, 4, 6, 7, 12, 13, 17, 24, 25, 33})
     for (int64_t out : {1, 15, 16, 17, 130})
       expect_kernels_match_reference<Linear, reference::linear<double>>({tokens, 67, out});
   for (int64_t in : {1, 2, 255, 256, 257, 515})
     for (int64_t tokens : {1, 29}) expect_kernels_match_reference<Linear, reference::linear<double>>({tokens, in, 50});
   expect_kernels_match_reference<Linear, reference::linear<double>>({1, 7168, 576});
+  // More than a megabyte of tokens, by three blocks of columns.
+  expect_kernels_match_reference<Linear, reference::linear<double>>({500, 600, 90});
 }
 
 TEST(Linear, FlopsAreCounted) {

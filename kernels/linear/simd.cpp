@@ -97,7 +97,7 @@ MMB_OP void tile_of_height(int64_t height, const float* x, PanelGroup<T> w, int6
                            Destination out) {
   if (height == MR)
     tile<T, MR, NP>(x, w, lines, ahead, out);
-  else if constexpr (MR < kTileTokens && (MR + 1) * NP * kVecsPerPanel <= kTileVecs)
+  else if constexpr ((MR + 1) * NP * kVecsPerPanel <= kTileVecs)
     tile_of_height<T, NP, MR + 1>(height, x, w, lines, ahead, out);
 }
 
