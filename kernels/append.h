@@ -17,18 +17,25 @@ MMB_OP void append_row(const float* x, int64_t width, T* row) {
   if (i < width) store_partial(row + i, load_partial(x + i, width - i), width - i);
 }
 
-// x [N, heads, width] into cache [B, heads, capacity, width]. The team shares the tokens; the caller puts the barrier.
-template <class T>
-MMB_OP void append(const Sequences& sequences, const float* x, int64_t heads, int64_t width, T* cache,
-                   int64_t capacity) {
+// place(n, b, slot) for this thread's new tokens n: token n belongs into slot `slot` of sequence b's cache.
+template <class Place>
+MMB_OP void each_slot(const Sequences& sequences, const Place& place) {
   const Share tokens = share(sequences.first[sequences.batch]);
   int64_t b = 0;
   for (int64_t n = tokens.begin; n < tokens.end; ++n) {
     while (n >= sequences.first[b + 1]) ++b;
-    const int64_t slot = sequences.context[b] - (sequences.first[b + 1] - n);
+    place(n, b, sequences.context[b] - (sequences.first[b + 1] - n));
+  }
+}
+
+// x [N, heads, width] into cache [B, heads, capacity, width]. The team shares the tokens; the caller puts the barrier.
+template <class T>
+MMB_OP void append(const Sequences& sequences, const float* x, int64_t heads, int64_t width, T* cache,
+                   int64_t capacity) {
+  each_slot(sequences, [&](int64_t n, int64_t b, int64_t slot) {
     for (int64_t h = 0; h < heads; ++h)
       append_row(x + (n * heads + h) * width, width, cache + ((b * heads + h) * capacity + slot) * width);
-  }
+  });
 }
 
 MMB_OP void append(const Sequences& sequences, const float* x, int64_t heads, int64_t width, void* cache, DType dtype,

@@ -35,10 +35,8 @@ missing() {
       brew) package=$brew ;;
     esac
     case $program/$package in
-      / | */-) continue ;;
-    esac
-    case $program in
-      -) installed "$package" || echo "$package" ;;
+      / | */-) ;;
+      -/*) installed "$package" || echo "$package" ;;
       *) command -v "$program" >/dev/null || echo "$package" ;;
     esac
   done

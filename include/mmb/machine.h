@@ -44,7 +44,7 @@ class Ruler {
 
 // `seconds` of bursts, and five at the least. Called at the start and at the end of a run, it shows whether the machine
 // drifted.
-Machine measure(Ruler& ruler, double seconds = 0.25);
+Machine measure(Ruler& ruler, double seconds);
 
 // An op's ideal time is the larger of its two: arithmetic and memory traffic overlap perfectly.
 double ideal_seconds(const Cost& cost, const Machine& machine);

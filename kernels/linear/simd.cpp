@@ -154,8 +154,8 @@ MMB_OP void panels_of(const float* packed, int64_t tokens, const Matrix& w, Shar
   const auto place = [&](int64_t p, int64_t line) { return reinterpret_cast<const char*>(base(p)) + line * 64; };
 
   if (tiles.tiles == 1) {
-    for (int64_t p = panels.begin, group; p < panels.end; p += group) {
-      group = group_at(p);
+    for (int64_t p = panels.begin; p < panels.end; p += group_at(p)) {
+      const int64_t group = group_at(p);
       tile_of(tokens, group, packed, PanelGroup<T>{base(p), stride}, lines,
               {place(p, kAhead / group), stride * (64 / kLine), 64},
               {y + p * kPanel, y_stride, w.rows - p * kPanel, false});
@@ -163,8 +163,9 @@ MMB_OP void panels_of(const float* packed, int64_t tokens, const Matrix& w, Shar
     return;
   }
 
-  // The token tiles pass over `count` lines of a group; between them they prefetch what comes next.
-  const auto meet = [&](int64_t p, int64_t group, int64_t first, int64_t count, const char* next) {
+  // The token tiles pass over the block of lines at `first` of the group at `p`; between them they prefetch what comes next.
+  const auto meet = [&](int64_t p, int64_t first, const char* next) {
+    const int64_t group = group_at(p), count = lines - first < kBlock ? lines - first : kBlock;
     const PanelGroup<float> block = widened(PanelGroup<T>{base(p), stride}, group, first, count, scratch);
     for (int64_t t = 0; t < tiles.tiles; ++t) {
       const int64_t m = tiles.begin(t), height = tiles.begin(t + 1) - m;
@@ -174,22 +175,14 @@ MMB_OP void panels_of(const float* packed, int64_t tokens, const Matrix& w, Shar
     }
   };
   if (4 * tokens * K <= kNear) {
-    for (int64_t p = panels.begin, group; p < panels.end; p += group) {
-      group = group_at(p);
-      for (int64_t first = 0; first < lines; first += kBlock) {
-        const int64_t count = lines - first < kBlock ? lines - first : kBlock;
-        meet(p, group, first, count, first + count < lines ? place(p, first + count) : place(p + group, 0));
-      }
-    }
+    for (int64_t p = panels.begin; p < panels.end; p += group_at(p))
+      for (int64_t first = 0; first < lines; first += kBlock)
+        meet(p, first, first + kBlock < lines ? place(p, first + kBlock) : place(p + group_at(p), 0));
   } else {
-    for (int64_t first = 0; first < lines; first += kBlock) {
-      const int64_t count = lines - first < kBlock ? lines - first : kBlock;
-      for (int64_t p = panels.begin, group; p < panels.end; p += group) {
-        group = group_at(p);
-        meet(p, group, first, count,
-             p + group < panels.end ? place(p + group, first) : place(panels.begin, first + count));
-      }
-    }
+    for (int64_t first = 0; first < lines; first += kBlock)
+      for (int64_t p = panels.begin; p < panels.end; p += group_at(p))
+        meet(p, first,
+             p + group_at(p) < panels.end ? place(p + group_at(p), first) : place(panels.begin, first + kBlock));
   }
 }
 

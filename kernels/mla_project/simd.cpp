@@ -16,17 +16,11 @@ namespace {
 // This thread's tokens of [latent | rope key] into the last rows of their sequences' caches.
 template <class T>
 MMB_OP void append_tokens(const MlaProject::Args& args, const float* latent, const float* kv, int64_t R, int64_t D) {
-  const Sequences& sequences = args.sequences;
-  const Share tokens = share(sequences.first[sequences.batch]);
-  for (int64_t b = 0; b < sequences.batch; ++b) {
-    const int64_t end = sequences.first[b + 1], behind = b * args.capacity + sequences.context[b];
-    for (int64_t n = sequences.first[b]; n < end; ++n) {
-      if (n < tokens.begin || n >= tokens.end) continue;
-      T* row = static_cast<T*>(args.cache) + (behind - (end - n)) * (R + D);
-      append_row(latent + n * R, R, row);
-      append_row(kv + n * (R + D) + R, D, row + R);
-    }
-  }
+  each_slot(args.sequences, [&](int64_t n, int64_t b, int64_t slot) {
+    T* row = static_cast<T*>(args.cache) + (b * args.capacity + slot) * (R + D);
+    append_row(latent + n * R, R, row);
+    append_row(kv + n * (R + D) + R, D, row + R);
+  });
 }
 
 }  // namespace
