@@ -348,7 +348,7 @@ Context run_context(const RunFacts& run, const std::vector<Machine>& machines) {
   const auto levels = caches();
   const auto cache_bytes = [&](int level) { return levels.count(level) ? known(levels.at(level).bytes) : kUnknown; };
   std::vector<std::string> impls, argv = run.argv;
-  for (Impl impl : {Impl::generic, Impl::neon, Impl::avx2, Impl::avx512})
+  for (Impl impl : {Impl::generic, Impl::neon, Impl::avx2, Impl::avx512, Impl::amx})
     if (supported(impl)) impls.push_back(name(impl));
   if (!argv.empty()) argv[0] = std::filesystem::path(argv[0]).filename();
   std::string alias = run.alias.empty() ? environment("MMB_ALIAS") : run.alias;

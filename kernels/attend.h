@@ -6,15 +6,19 @@
 #include "mmb/sequences.h"
 #include "simd.h"
 #include "team.h"
+#include "tiles.h"
 
 namespace mmb {
 namespace MMB_IMPL {
 namespace {
 
-constexpr int64_t kBlock = 96;  // tokens that a loader gives at a time, at most: a multiple of every token tile
-constexpr int64_t kPanelRows = 2 * kLanes;                   // query rows side by side
+constexpr int64_t kBlock =
+    kHasTiles ? 192 : 96;                   // tokens that a loader gives at a time: a multiple of every token tile
+constexpr int64_t kPanelRows = 2 * kLanes;  // query rows side by side
 constexpr int kAccumulators = kRegisters * 3 / 4;            // of a register tile
-constexpr int kDotTokens = kAccumulators / kLanes * kLanes;  // a multiple of the tokens that are met at once as stored
+constexpr int kDotTokens = kAccumulators / kLanes * kLanes;  // a multiple of the tokens that dots meet at once
+constexpr int kStoredTokens =
+    kHasTiles && kDotTokens % kTileRows ? 16 * kDotTokens : kDotTokens;  // and of a unit's tile
 
 // Vectors that one load gives: bf16 come as the even and the odd elements of two vectors, which takes one instruction for
 // each where elements in order take two. Queries and results are put in that order meanwhile.
@@ -24,7 +28,7 @@ constexpr int kSpan = 4 / sizeof(E);
 }  // namespace
 
 // Rows of consecutive tokens, readable up to whole spans, where keys are finite; keys as if the tokens were a multiple of
-// kDotTokens (stored) or kBlock (wide).
+// kStoredTokens (stored) or kBlock (wide).
 struct Block {
   const void *k, *v;
   int64_t k_stride, v_stride;  // elements
@@ -116,7 +120,7 @@ struct Cache {
       return copied<float>(begin, count, true);
   }
 
-  MMB_OP Block stored(int64_t begin, int64_t count) const { return in_place(begin, count, kDotTokens); }
+  MMB_OP Block stored(int64_t begin, int64_t count) const { return in_place(begin, count, kStoredTokens); }
 
   MMB_OP Ahead ahead(int64_t begin, int64_t count) const {
     constexpr auto size = static_cast<int64_t>(sizeof(T));

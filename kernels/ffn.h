@@ -44,30 +44,22 @@ struct FfnScratch {
   float *a, *b, *widened;
 };
 
-MMB_OP int64_t panels_at_once(int64_t tokens) {
-  return panels_beside(static_cast<int>(ceil_div(tokens, TokenTiles(tokens).tiles)));
+MMB_OP int64_t panels_at_once(int64_t tokens, DType weights) {
+  return on_tiles(weights) ? kMaxPanels : panels_beside(static_cast<int>(ceil_div(tokens, TokenTiles(tokens).tiles)));
 }
 
-// hidden = silu(gate x) * up x for `panels` of one FFN; x and hidden are in pack_tokens' layout.
+// hidden = silu(gate x) * up x for `panels` of one FFN; x and hidden are packed.
 MMB_OP void up_panels(const FfnWork& work, Share panels, const float* x, float* hidden, const FfnScratch& own) {
   const Expert& ffn = *work.ffn;
-  const int64_t M = work.tokens, I = ffn.gate.rows, K = padded_columns(I);
-  const TokenTiles tiles(M);
-  const int64_t beside = panels_at_once(M), W = beside * kPanel;
+  const int64_t M = work.tokens, I = ffn.gate.rows;
+  const int64_t beside = panels_at_once(M, ffn.gate.dtype), W = beside * kPanel;
   for (int64_t p = panels.begin; p < panels.end; p += beside) {
     const Share group{0, p + beside < panels.end ? beside : panels.end - p};
     matmul(x, M, from_panel(ffn.gate, p), group, own.a, W, own.widened);
     matmul(x, M, from_panel(ffn.up, p), group, own.b, W, own.widened);
     for (int64_t i = 0; i < M * W; i += kLanes) store(own.a + i, silu(load(own.a + i)) * load(own.b + i));
-    const int64_t begin = p * kPanel, end = begin + group.end * kPanel < K ? begin + group.end * kPanel : K;
-    for (int64_t t = 0; t < tiles.tiles; ++t) {
-      const int64_t first = tiles.begin(t), height = tiles.begin(t + 1) - first;
-      for (int64_t m = 0; m < height; ++m) {
-        const float* from = own.a + (first + m) * W;
-        float* to = hidden + first * K + m;
-        for (int64_t k = begin; k < end; ++k) to[k * height] = k < I ? from[k - begin] : 0.f;
-      }
-    }
+    const int64_t begin = p * kPanel, end = begin + group.end * kPanel;
+    pack(own.a, W, nullptr, M, I, ffn.down.dtype, {begin, end < I ? end : I}, hidden);
   }
 }
 
@@ -75,7 +67,7 @@ MMB_OP void up_panels(const FfnWork& work, Share panels, const float* x, float* 
 MMB_OP void down_panels(const FfnWork& work, Share panels, const float* hidden, float* y, const FfnScratch& own) {
   const Matrix& down = work.ffn->down;
   const int64_t M = work.tokens, H = down.rows;
-  const int64_t beside = panels_at_once(M), W = beside * kPanel;
+  const int64_t beside = panels_at_once(M, down.dtype), W = beside * kPanel;
   for (int64_t p = panels.begin; p < panels.end; p += beside) {
     const Share group{0, p + beside < panels.end ? beside : panels.end - p};
     matmul(hidden, M, from_panel(down, p), group, own.a, W, own.widened);
@@ -118,6 +110,7 @@ MMB_OP void add_ffns(const FfnWork* works, int64_t count, const float* x, float*
   own.b = own.a + results;
   own.widened = own.b + results;
 
+  const DType dtype = works[0].ffn->gate.dtype;
   const Share costs = share(total);
   int64_t before = 0;  // cost of the works before this one
   for (int64_t i = 0; i < count; ++i) {
@@ -128,14 +121,14 @@ MMB_OP void add_ffns(const FfnWork* works, int64_t count, const float* x, float*
       const int64_t panel = sum > before ? ceil_div(sum - before, cost) : 0;
       return panel < panels ? panel : panels;
     };
-    up_panels(work, {panel_at(costs.begin), panel_at(costs.end)}, x + first * padded_columns(H), hidden + first * width,
-              own);
+    up_panels(work, {panel_at(costs.begin), panel_at(costs.end)}, x + first * packed_row(H, dtype),
+              hidden + first * packed_row(width, dtype), own);
     before += panels * cost;
   }
   barrier();
   const Share outputs = share(ceil_div(H, kPanel));
   for (int64_t i = 0; i < count; ++i)
-    down_panels(works[i], outputs, hidden + (works[i].first - works[0].first) * width, y, own);
+    down_panels(works[i], outputs, hidden + (works[i].first - works[0].first) * packed_row(width, dtype), y, own);
   barrier();
 }
 

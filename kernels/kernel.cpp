@@ -2,6 +2,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace mmb {
@@ -16,6 +18,8 @@ const char* name(Impl impl) {
       return "avx2";
     case Impl::avx512:
       return "avx512";
+    case Impl::amx:
+      return "amx";
     case Impl::neon:
       return "neon";
   }
@@ -47,6 +51,19 @@ bool cpu_has_avx512() {
   return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & needed) == needed;
 }
 
+// The state of its tiles is 8 KiB for each thread, which Linux saves for a process that has asked.
+bool cpu_has_amx() {
+  uint32_t a, b, c, d;
+  const uint32_t needed = 1u << 24 | 1u << 22;  // AMX-TILE, AMX-BF16
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & needed) != needed || !os_saves(0x60000)) return false;
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 bool supported(Impl impl) {
@@ -58,6 +75,10 @@ bool supported(Impl impl) {
       return cpu_has_avx2();
     case Impl::avx512:
       return cpu_has_avx512();
+    case Impl::amx: {
+      static const bool has = cpu_has_avx512() && cpu_has_amx();
+      return has;
+    }
     default:
       return false;
   }
@@ -74,7 +95,7 @@ bool supported(Impl impl) {
 
 Impl best_impl() {
   Impl best = Impl::reference;
-  for (Impl impl : {Impl::generic, Impl::neon, Impl::avx2, Impl::avx512})
+  for (Impl impl : {Impl::generic, Impl::neon, Impl::avx2, Impl::avx512, Impl::amx})
     if (supported(impl)) best = impl;
   return best;
 }

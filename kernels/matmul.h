@@ -10,6 +10,7 @@
 
 #include "simd.h"
 #include "team.h"
+#include "tiles.h"
 
 namespace mmb {
 namespace MMB_IMPL {
@@ -32,7 +33,8 @@ constexpr int panels_beside(int tokens) {
 // enough: it needs a load for every FMA, but meets the weights as they come from memory, without widening them first.
 struct TokenTiles {
   int64_t tokens, tiles;
-  MMB_OP explicit TokenTiles(int64_t m) : tokens(m), tiles(m <= kTallTokens ? 1 : ceil_div(m, kTileTokens)) {}
+  MMB_OP TokenTiles(int64_t m, int64_t count) : tokens(m), tiles(count) {}
+  MMB_OP explicit TokenTiles(int64_t m) : TokenTiles(m, m <= kTallTokens ? 1 : ceil_div(m, kTileTokens)) {}
   MMB_OP int64_t begin(int64_t tile) const { return tokens * tile / tiles; }
 };
 
@@ -41,13 +43,8 @@ MMB_OP int64_t padded_columns(int64_t cols) {
   return round_up(cols, 2);
 }
 
-// Floats that pack_tokens writes.
-MMB_OP int64_t packed_size(int64_t tokens, int64_t cols) {
-  return tokens * padded_columns(cols);
-}
-
-// Lays out columns [columns.begin, columns.end) of x for the tiles, [tile][column][token of the tile]: row-major tokens,
-// whose length is often a multiple of 4 KiB, would fall into one set of L1. `rows` picks the rows of x (null: all in order).
+// Columns of x for the register tiles, [tile][column][token of the tile]: row-major tokens, whose length is often a multiple
+// of 4 KiB, would fall into one set of L1.
 template <class E>
 [[gnu::noinline]] void pack_columns(const E* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols,
                                     Share columns, float* packed) {
@@ -64,7 +61,7 @@ template <class E>
       MMB_UNROLL
       for (int m = 0; m < kTallTokens; ++m) {
         if (m >= height) continue;
-        const E* row = x + (rows ? rows[begin + m] : begin + m) * stride + k;
+        const E* row = x + (rows ? rows[begin + m] : begin + m) * stride + k - columns.begin;
         v[m / kLanes][m % kLanes] = exist == kLanes ? load(row) : load_partial(row, exist > 0 ? exist : 0);
       }
       MMB_UNROLL
@@ -88,27 +85,99 @@ template <class E>
   }
 }
 
-// All columns of x, by the whole team; the caller puts the barrier.
-MMB_OP void pack_tokens(const float* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols,
-                        float* packed) {
-  pack_columns(x, stride, rows, tokens, cols, share(padded_columns(cols)), packed);
+// Products with these weights run on the level's matrix unit.
+MMB_OP bool on_tiles(DType weights) {
+  return kHasTiles && weights == DType::bf16;
 }
 
-// Floats of own scratch that matmul needs for widened lines.
-constexpr int64_t kMatmulScratch = kColumnBlock * kPanel * kMinPanels;
+// Token tiles of the matrix unit, of even height too.
+MMB_OP TokenTiles unit_tiles(int64_t tokens) {
+  return {tokens, ceil_div(tokens, kTileRows)};
+}
+
+// The same columns for the matrix unit: as bf16 terms (tiles.h), [tile][step of 32 columns][term][token of the tile][32].
+// What is beyond the last column is zero.
+template <class E>
+[[gnu::noinline]] void pack_terms(const E* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols,
+                                  Share columns, float* packed) {
+  constexpr int kCount = kTerms<E>;
+  const int64_t steps = ceil_div(cols, kTileColumns);
+  const int64_t end = columns.end < cols ? columns.end : steps * kTileColumns;
+  const TokenTiles tiles = unit_tiles(tokens);
+  for (int64_t tile = 0; tile < tiles.tiles; ++tile) {
+    const int64_t begin = tiles.begin(tile), height = tiles.begin(tile + 1) - begin;
+    for (int64_t m = 0; m < height; ++m) {
+      const E* row = x + (rows ? rows[begin + m] : begin + m) * stride - columns.begin;
+      auto* out = reinterpret_cast<uint16_t*>(packed) + (begin * steps * kCount + m) * kTileColumns;
+      for (int64_t k = columns.begin; k < end; k += kLanes) {
+        const int64_t exist = cols - k;
+        HalfBits terms[kCount];
+        split(exist >= kLanes ? load(row + k) : exist > 0 ? load_partial(row + k, exist) : Vec{}, terms);
+        MMB_UNROLL
+        for (int i = 0; i < kCount; ++i)
+          memcpy(out + (k / kTileColumns * kCount + i) * height * kTileColumns + k % kTileColumns, &terms[i],
+                 sizeof terms[i]);
+      }
+    }
+  }
+}
+
+// ---- Tokens packed for a product with weights of type `weights`
+
+// Floats of a token of type E.
+template <class E = float>
+MMB_OP int64_t packed_row(int64_t cols, DType weights) {
+  return on_tiles(weights) ? round_up(cols, kTileColumns) * kTerms<E> / 2 : padded_columns(cols);
+}
+
+// Floats of all tokens; a tile of the matrix unit may read as many rows as the highest one has.
+template <class E = float>
+MMB_OP int64_t packed_size(int64_t tokens, int64_t cols, DType weights) {
+  return tokens * packed_row<E>(cols, weights) + (on_tiles(weights) ? kTileBytes / 4 : 0);
+}
+
+// Columns [columns.begin, columns.end) of `cols`, and the padding behind the last; begin is a multiple of 16, and x points
+// to it. `rows` picks the rows of x (null: all in order).
+template <class E>
+MMB_OP void pack(const E* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols, DType weights,
+                 Share columns, float* packed) {
+  if (columns.begin >= columns.end) return;
+  if (columns.end >= cols) columns.end = padded_columns(cols);
+  if (on_tiles(weights))
+    pack_terms(x, stride, rows, tokens, cols, columns, packed);
+  else
+    pack_columns(x, stride, rows, tokens, cols, columns, packed);
+}
+
+// All columns of x, by the whole team; the caller puts the barrier.
+MMB_OP void pack_tokens(const float* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols,
+                        DType weights, float* packed) {
+  const Share lines = share(ceil_div(cols, kPanel));
+  const Share columns{lines.begin * kPanel, lines.end * kPanel < cols ? lines.end * kPanel : cols};
+  pack(x + columns.begin, stride, rows, tokens, cols, weights, columns, packed);
+}
+
+// The matrix unit's sums: tiles of tokens and panels that are near each other.
+constexpr int64_t kNearTiles = 8, kNearPanels = 32;
+
+// Floats of own scratch that matmul needs: for widened lines or for the unit's sums.
+constexpr int64_t kMatmulScratch =
+    kHasTiles ? kNearTiles * kNearPanels * kTileRows * kPanel : kColumnBlock * kPanel * kMinPanels;
 
 }  // namespace
 
-// Panels [begin, end) of y = packed * w^T, by the calling thread alone. `packed` is pack_tokens' layout; y[m * y_stride + row].
+// Panels [begin, end) of y = x * w^T, by the calling thread alone, for x packed from type `x`; y[m * y_stride + row].
 // Compiled once per level, in linear/simd.cpp.
-void linear_panels(const float* packed, int64_t tokens, const Matrix& w, int64_t begin, int64_t end, float* y,
+void linear_panels(const float* packed, DType x, int64_t tokens, const Matrix& w, int64_t begin, int64_t end, float* y,
                    int64_t y_stride, float* scratch) noexcept;
 
 namespace {
 
+template <class E = float>
 MMB_OP void matmul(const float* packed, int64_t tokens, const Matrix& w, Share panels, float* y, int64_t y_stride,
                    float* scratch) {
-  linear_panels(packed, tokens, w, panels.begin, panels.end, y, y_stride, scratch);
+  linear_panels(packed, sizeof(E) == 4 ? DType::f32 : DType::bf16, tokens, w, panels.begin, panels.end, y, y_stride,
+                scratch);
 }
 
 MMB_OP int64_t panel_count(const Matrix& w) {

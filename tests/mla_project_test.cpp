@@ -39,7 +39,8 @@ TEST(MlaProject, LiteralCase) {
 
 TEST(MlaProject, KernelsMatchReference) {
   constexpr auto reference = reference::mla_project<double>;
-  for (int64_t q_lora_rank : {0, 1, 20}) {
+  // A rank of 1 would leave the sign of a sum: its rounding, which the norm magnifies, has no bound.
+  for (int64_t q_lora_rank : {0, 7, 20}) {
     expect_kernels_match_reference<MlaProject, reference>(small(1, 1, 1, q_lora_rank));
     expect_kernels_match_reference<MlaProject, reference>(small(1, 1, 9, q_lora_rank));
     expect_kernels_match_reference<MlaProject, reference>(small(3, 2, 7, q_lora_rank));

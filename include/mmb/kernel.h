@@ -16,7 +16,7 @@
 namespace mmb {
 
 // Who computes: the reference, or one instruction-set level of the optimized kernels.
-enum class Impl { reference, generic, avx2, avx512, neon };
+enum class Impl { reference, generic, avx2, avx512, amx, neon };
 
 const char* name(Impl impl);
 // This CPU and operating system run it.
@@ -26,7 +26,7 @@ Impl best_impl();
 
 // The levels that this build contains: X(level) for each, from narrow to wide.
 #if defined(__x86_64__)
-#define MMB_LEVELS(X, ...) X(generic, __VA_ARGS__) X(avx2, __VA_ARGS__) X(avx512, __VA_ARGS__)
+#define MMB_LEVELS(X, ...) X(generic, __VA_ARGS__) X(avx2, __VA_ARGS__) X(avx512, __VA_ARGS__) X(amx, __VA_ARGS__)
 #elif defined(__aarch64__)
 #define MMB_LEVELS(X, ...) X(neon, __VA_ARGS__)
 #else

@@ -13,6 +13,7 @@
 #include "mmb/attention_decode.h"
 
 #include "../attend.h"
+#include "tiles.h"
 
 namespace mmb::MMB_IMPL {
 namespace {
@@ -240,10 +241,11 @@ struct Tile {
 
 // What one thread needs while it works on a tile.
 struct Workspace {
-  float* q;        // packed
-  float* s;        // scores, then weights, of one block
-  float* alpha;    // per lane
-  int32_t* limit;  // per lane: tokens that the row sees
+  float* q;                                    // packed
+  float* s;                                    // scores, then weights, of one block
+  float* alpha;                                // per lane
+  int32_t* limit;                              // per lane: tokens that the row sees
+  bf16 *weights = nullptr, *values = nullptr;  // of one block, as the matrix unit's operands
 };
 
 MMB_OP int64_t min_of(int64_t a, int64_t b) {
@@ -457,6 +459,98 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
   }
 }
 
+// Queries as unit_scores reads them, [tile of 16 rows][step][term][16 pairs of dims][16 rows][2]; absent rows and dims are zero.
+MMB_OP void pack_query_terms(const Rows& rows, const Tile& tile, bf16* packed) {
+  const int64_t dk = rows.a.dk, steps = ceil_div(dk, kTileColumns);
+  const Vec scale = broadcast(rows.a.scale * kLog2e);
+  for (int64_t row = 0; row < round_up(tile.rows, kTileRows); row += kLanes) {
+    bf16* tile_of_rows = packed + row / kTileRows * steps * kQueryTerms * kTileElements + row % kTileRows * 2;
+    for (int64_t i = 0; i < steps * kTileColumns; i += kLanes) {
+      Vec v[kLanes] = {};
+      MMB_UNROLL
+      for (int r = 0; r < kLanes; ++r) {
+        if (row + r >= tile.rows || i >= dk) continue;
+        const float* from = query(rows, tile, row + r) + i;
+        v[r] = scale * (dk - i >= kLanes ? load(from) : load_partial(from, dk - i));
+      }
+      transpose(v);
+      bf16* out = tile_of_rows + i / kTileColumns * kQueryTerms * kTileElements + i % kTileColumns * kTileRows;
+      MMB_UNROLL
+      for (int c = 0; c < kLanes; c += 2) {
+        Vec even = v[c], odd = v[c + 1];
+        MMB_UNROLL
+        for (int term = 0; term < kQueryTerms; ++term) {
+          const VecBits x = (VecBits)even & 0xffff0000u, y = (VecBits)odd & 0xffff0000u, pair = x >> 16 | y;
+          memcpy(out + term * kTileElements + c * kTileRows, &pair, sizeof pair);
+          even -= (Vec)x;
+          odd -= (Vec)y;
+        }
+      }
+    }
+  }
+}
+
+// All of the memory, over `steps` steps.
+MMB_OP Lines lines(Memory memory, int64_t steps) {
+  return part_of(memory.data, memory.bytes, 0, 1, steps);
+}
+
+// o *= alpha for 16 rows; most blocks change no row's maximum.
+MMB_OP void rescale(const float* alpha, float* o, int64_t o_stride) {
+  for (int64_t r = 0; r < kTileRows; ++r, o += o_stride) {
+    if (alpha[r] == 1.f) continue;
+    const Vec a = broadcast(alpha[r]);
+    for (int64_t i = 0; i < o_stride; i += kLanes) store(o + i, a * load(o + i));
+  }
+}
+
+// 16 rows at a time on the matrix unit (tiles.h).
+template <class Unit>
+MMB_OP void unit_rows(const Rows& rows, const Tile& tile, const Loader& loader, int64_t begin, int64_t end,
+                      const Workspace& w, const Partial& partial) {
+  const int64_t steps = ceil_div(rows.a.dk, kTileColumns), dim_tiles = ceil_div(rows.a.dv, kTileRows),
+                row_tiles = ceil_div(tile.rows, kTileRows);
+  auto* q = reinterpret_cast<bf16*>(w.q);
+  pack_query_terms(rows, tile, q);
+  begin_rows(rows, tile, row_tiles * kTileRows, 1, w, partial);
+  Unit unit(kTileRows);
+  for (int64_t t = begin; t < end; t += kBlock) {
+    const int64_t count = min_of(kBlock, end - t), next = min_of(kBlock, end - t - count);
+    const Block block = loader.stored(t, count);
+    const auto* k = static_cast<const bf16*>(block.k);
+    const Ahead ahead = loader.ahead(t + count, next);
+    pair_values(static_cast<const bf16*>(block.v), block.v_stride, rows.a.dv, count, w.values);
+    for (int64_t r = 0; r < row_tiles; ++r) {
+      const int64_t row = r * kTileRows, visible = min_of(count, w.limit[row + kTileRows - 1] - t);
+      if (visible <= 0) continue;
+      const int64_t token_tiles = ceil_div(visible, kTileRows), value_steps = ceil_div(visible, kTileColumns);
+      const Memory k_ahead = part(ahead.k, r, row_tiles), v_ahead = part(ahead.v, r, row_tiles);
+      for (int64_t i = 0; i < token_tiles; i += 3) {
+        const int64_t index = i / 3, groups = ceil_div(token_tiles, 3);
+        with_tiles<3>(min_of(3, token_tiles - i), [&](auto tiles) {
+          unit_scores<Unit, tiles>(unit, q + r * steps * kQueryTerms * kTileElements, steps,
+                                   k + i * kTileRows * block.k_stride, block.k_stride, w.s + i * kTileRows * kTileRows,
+                                   lines(part(k_ahead, index, groups), steps),
+                                   lines(part(v_ahead, index, groups), steps));
+        });
+      }
+      for (int64_t i = 0; i < kTileRows; i += kLanes)
+        softmax<1>(w.s + i, kTileRows, visible, w.limit[row + i] < t + visible, limits(w.limit + row + i, t),
+                   partial.m + row + i, partial.l + row + i, w.alpha + i);
+      for (int64_t i = visible * kTileRows; i < value_steps * kTileColumns * kTileRows; i += kLanes)
+        store(w.s + i, Vec{});
+      split_weights(w.s, value_steps * kTileColumns, w.weights);
+      float* o = partial.o + row * rows.o_stride;
+      rescale(w.alpha, o, rows.o_stride);
+      for (int64_t i = 0; i < dim_tiles; i += kTileSums)
+        with_tiles<kTileSums>(min_of(kTileSums, dim_tiles - i), [&](auto tiles) {
+          unit_mix<Unit, tiles>(unit, w.weights, w.values + i * kTileElements, dim_tiles * kTileElements, value_steps,
+                                o + i * kTileRows, rows.o_stride);
+        });
+    }
+  }
+}
+
 template <class E>
 MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, int64_t begin, int64_t end,
                      const Workspace& w, const Partial& p) {
@@ -469,10 +563,16 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
   few_rows<E, 1>(rows, tile, loader, begin, end, w, p);
 }
 
+constexpr int64_t kUnitRows = 5;  // fewer leave the matrix unit's tiles too empty
+
 // Tokens [begin, end) for the rows of a tile.
+template <class Unit>
 MMB_OP void attend_tile(const Rows& rows, const Tile& tile, const Loader& loader, int64_t begin, int64_t end,
                         const Workspace& w, const Partial& p) {
   loader.select(tile.sequence, tile.kv_head);
+  if constexpr (kHasTiles)
+    if (tile.rows >= kUnitRows && loader.stored_type == DType::bf16)
+      return unit_rows<Unit>(rows, tile, loader, begin, end, w, p);
   if (tile.rows > kLanes)
     panels(rows, tile, loader, begin, end, w, p);
   else if (loader.stored_type == DType::f32)
@@ -575,9 +675,14 @@ void attention_decode_core(const Attention& problem, const Loader& loader) noexc
 
   Scratch scratch;
   auto* places = scratch.shared<Place>(threads + 1);
-  const Workspace work{scratch.own<float>(most * round_up(problem.dk, 2 * kLanes)),
-                       scratch.own<float>(kBlock * kPanelRows), scratch.own<float>(kPanelRows),
-                       scratch.own<int32_t>(most)};
+  Workspace work{.q = scratch.own<float>(most * round_up(problem.dk, kTileColumns) * kTerms<float> / 2),
+                 .s = scratch.own<float>(kBlock * kPanelRows),
+                 .alpha = scratch.own<float>(kPanelRows),
+                 .limit = scratch.own<int32_t>(most)};
+  if constexpr (kHasTiles) {
+    work.weights = scratch.own<bf16>(kBlock * kTileRows * kTerms<float>);
+    work.values = scratch.own<bf16>(kBlock * round_up(problem.dv, kTileRows));
+  }
   // Each thread's two partial results: of the tile that it shares with the thread before it, and of any other.
   const int64_t partial_size = round_up(most * (rows.o_stride + 2), 1024);
   auto* partials = scratch.shared<float>(2 * threads * partial_size);
@@ -596,7 +701,7 @@ void attention_decode_core(const Attention& problem, const Loader& loader) noexc
         at.same_item(end);  // with the next thread; a cut at the same token leaves this one an empty part
     const int64_t stop = shared ? end.token : tile.tokens;
     const Partial p = partial(self, at.token == 0);
-    attend_tile(rows, tile, loader, at.token, stop, work, p);
+    attend_tile<TileUnit>(rows, tile, loader, at.token, stop, work, p);
     if (shared) break;
     if (at.token == 0)
       for (int64_t row = 0; row < tile.rows; ++row) combine(rows, tile, row, 1, [&](int64_t) { return p; });

@@ -11,14 +11,15 @@ void dense_ffn(const DenseFfn::Shape& shape, const DenseFfn::Args& args) noexcep
   const int64_t N = shape.tokens, H = shape.hidden_size;
   team([&] {
     Scratch scratch;
-    auto* x = scratch.shared<float>(packed_size(N, H));
+    const DType dtype = args.slabs[0].gate.dtype;
+    auto* x = scratch.shared<float>(packed_size(N, H, dtype));
     int64_t width = 0;
     for (int64_t i = 0; i < args.slab_count; ++i) {
-      const int64_t columns = padded_columns(args.slabs[i].gate.rows);
+      const int64_t columns = args.slabs[i].gate.rows;
       if (columns > width) width = columns;
     }
-    auto* hidden = scratch.shared<float>(N * width);
-    pack_tokens(args.x, H, nullptr, N, H, x);
+    auto* hidden = scratch.shared<float>(packed_size(N, width, dtype));
+    pack_tokens(args.x, H, nullptr, N, H, dtype, x);
     clear_own_outputs(args.y, N, H);
     barrier();
     for (int64_t i = 0; i < args.slab_count; ++i) {

@@ -4,6 +4,7 @@
 #include "mmb/linear.h"
 
 #include "../matmul.h"
+#include "tiles.h"
 
 namespace mmb::MMB_IMPL {
 namespace {
@@ -132,10 +133,12 @@ MMB_OP PanelGroup<float> widened(PanelGroup<float> w, int64_t, int64_t first, in
   return {w.base + first * kPanel, w.stride};
 }
 
-// Panels of y = packed * w^T, by the calling thread alone. `packed` is pack_tokens' layout; y[m * y_stride + row].
 template <class T>
-MMB_OP void panels_of(const float* packed, int64_t tokens, const Matrix& w, Share panels, float* y, int64_t y_stride,
-                      float* scratch) {
+MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tokens, const Matrix& w, Share panels,
+                      float* y, int64_t y_stride, float* scratch) {
+  if constexpr (kHasTiles && sizeof(T) == 2)
+    return x == DType::f32 ? unit_panels<TileUnit, kTerms<float>>(packed, tokens, w, panels, y, y_stride, scratch)
+                           : unit_panels<TileUnit, kTerms<bf16>>(packed, tokens, w, panels, y, y_stride, scratch);
   constexpr int64_t q = 4 / sizeof(T), kLine = 64 / sizeof(T), kBlock = kColumnBlock / q;
   // Tokens that stay in L2 are met by one group of panels after the other, which keeps sums near; more of them by one block
   // of columns after the other.
@@ -188,20 +191,20 @@ MMB_OP void panels_of(const float* packed, int64_t tokens, const Matrix& w, Shar
 
 }  // namespace
 
-void linear_panels(const float* packed, int64_t tokens, const Matrix& w, int64_t begin, int64_t end, float* y,
+void linear_panels(const float* packed, DType x, int64_t tokens, const Matrix& w, int64_t begin, int64_t end, float* y,
                    int64_t y_stride, float* scratch) noexcept {
   if (w.dtype == DType::f32)
-    panels_of<float>(packed, tokens, w, {begin, end}, y, y_stride, scratch);
+    panels_of<float>(packed, x, tokens, w, {begin, end}, y, y_stride, scratch);
   else
-    panels_of<bf16>(packed, tokens, w, {begin, end}, y, y_stride, scratch);
+    panels_of<bf16>(packed, x, tokens, w, {begin, end}, y, y_stride, scratch);
 }
 
 void linear(const Linear::Shape& shape, const Linear::Args& args) noexcept {
   const int64_t N = shape.tokens, K = shape.in_features, M = shape.out_features;
   team([&] {
     Scratch scratch;
-    auto* packed = scratch.shared<float>(packed_size(N, K));
-    pack_tokens(args.x, K, nullptr, N, K, packed);
+    auto* packed = scratch.shared<float>(packed_size(N, K, args.w.dtype));
+    pack_tokens(args.x, K, nullptr, N, K, args.w.dtype, packed);
     barrier();
     matmul(packed, N, args.w, share(panel_count(args.w)), args.y, M, scratch.own<float>(kMatmulScratch));
     barrier();

@@ -18,13 +18,13 @@ namespace {
 MMB_OP void per_head(const Matrix& w, int64_t N, int64_t nh, const float* x, int64_t x_width, float* y,
                      int64_t y_width) {
   Scratch scratch;
-  auto* packed = scratch.own<float>(packed_size(N, w.cols));
+  auto* packed = scratch.own<float>(packed_size(N, w.cols, w.dtype));
   auto* own = scratch.own<float>(kMatmulScratch);
   const int64_t panels = panel_count(w);
   const Share units = share(nh * panels);
   for (int64_t u = units.begin; u < units.end;) {
     const int64_t h = u / panels, end = units.end < (h + 1) * panels ? units.end : (h + 1) * panels;
-    pack_columns(x + h * x_width, nh * x_width, nullptr, N, w.cols, {0, padded_columns(w.cols)}, packed);
+    pack(x + h * x_width, nh * x_width, nullptr, N, w.cols, w.dtype, {0, w.cols}, packed);
     matmul(packed, N, w.nth(h), {u - h * panels, end - h * panels}, y + h * y_width, nh * y_width, own);
     u = end;
   }

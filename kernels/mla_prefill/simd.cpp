@@ -30,9 +30,9 @@ struct Expand {
   [[gnu::noinline]] Block wide(int64_t begin, int64_t count) const {
     const T* latents = cache + begin * (R + D);
     const int64_t k_stride = Cache<float>::copy_stride(dn + D), v_stride = Cache<float>::copy_stride(dv);
-    pack_columns(latents, R + D, nullptr, count, R, {0, padded_columns(R)}, packed);
-    matmul(packed, count, w_uk, {0, panel_count(w_uk)}, k, k_stride, widened);
-    matmul(packed, count, w_uv, {0, panel_count(w_uv)}, v, v_stride, widened);
+    pack(latents, R + D, nullptr, count, R, w_uk.dtype, {0, R}, packed);
+    matmul<T>(packed, count, w_uk, {0, panel_count(w_uk)}, k, k_stride, widened);
+    matmul<T>(packed, count, w_uv, {0, panel_count(w_uv)}, v, v_stride, widened);
     for (int64_t t = 0; t < count; ++t)
       for (int64_t i = 0; i < D; ++i) k[t * k_stride + dn + i] = to_float(latents[t * (R + D) + R + i]);
     return {k, v, k_stride, v_stride};
@@ -55,7 +55,7 @@ MMB_OP void attend_expanded(const MlaPrefill::Shape& shape, const MlaPrefill::Ar
                    dn,
                    D,
                    dv,
-                   scratch.own<float>(packed_size(kBlock, R)),
+                   scratch.own<float>(packed_size<T>(kBlock, R, args.w_uk.dtype)),
                    scratch.own<float>(kMatmulScratch),
                    scratch.own<float>(kBlock * Cache<float>::copy_stride(dn + D)),
                    scratch.own<float>(kBlock * Cache<float>::copy_stride(dv))};

@@ -30,13 +30,13 @@ void mla_project(const MlaProject::Shape& shape, const MlaProject::Args& args) n
                 Q = shape.q_lora_rank, R = shape.kv_lora_rank, dn = shape.qk_nope_head_dim, D = shape.qk_rope_head_dim;
   team([&] {
     Scratch scratch;
-    auto* packed = scratch.shared<float>(packed_size(N, H));
+    auto* packed = scratch.shared<float>(packed_size(N, H, args.kv_a.dtype));
     auto* q_a = scratch.shared<float>(N * Q);
     auto* kv = scratch.shared<float>(N * (R + D));
     auto* latent = scratch.shared<float>(N * R);
     auto* own = scratch.own<float>(kMatmulScratch);
 
-    pack_tokens(args.x, H, nullptr, N, H, packed);
+    pack_tokens(args.x, H, nullptr, N, H, args.kv_a.dtype, packed);
     barrier();
     if (Q > 0)
       matmul(packed, N, args.q_a, share(panel_count(args.q_a)), q_a, Q, own);

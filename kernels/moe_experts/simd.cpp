@@ -57,20 +57,21 @@ void moe_experts(const MoeExperts::Shape& shape, const MoeExperts::Args& args) n
     clear_own_outputs(args.y, N, H);
     barrier();
 
-    const int64_t count = *works_count, width = padded_columns(I > Is ? I : Is);
+    const int64_t count = *works_count, width = I > Is ? I : Is;
     int64_t wave_entries = kWaveFloats / H;  // or one expert with more tokens than that
     for (int64_t i = 0; i < count; ++i)
       if (works[i].tokens > wave_entries) wave_entries = works[i].tokens;
     const int64_t entries = works[count - 1].first + works[count - 1].tokens;
     if (entries < wave_entries) wave_entries = entries;
-    auto* x = scratch.shared<float>(packed_size(wave_entries, H));
-    auto* hidden = scratch.shared<float>(wave_entries * width);
+    const DType dtype = works[0].ffn->gate.dtype;
+    auto* x = scratch.shared<float>(packed_size(wave_entries, H, dtype));
+    auto* hidden = scratch.shared<float>(packed_size(wave_entries, width, dtype));
 
     for (int64_t i = 0, next; i < count; i = next) {
       const FfnWork* wave = works + i;
       for (next = i; next < count && works[next].first + works[next].tokens - wave->first <= wave_entries; ++next)
-        pack_tokens(args.x, H, works[next].rows, works[next].tokens, H,
-                    x + (works[next].first - wave->first) * padded_columns(H));
+        pack_tokens(args.x, H, works[next].rows, works[next].tokens, H, dtype,
+                    x + (works[next].first - wave->first) * packed_row(H, dtype));
       barrier();
       add_ffns(wave, next - i, x, hidden, width, H, args.y);
     }

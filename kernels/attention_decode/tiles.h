@@ -1,0 +1,131 @@
+// Attention on a matrix unit, over a bf16 cache: 16 query rows at a time.
+//   Scores   left operand: 16 tokens, as their keys lie in the cache; right: the queries' three terms (tiles.h), packed once
+//            in pairs. Sums are S^T[token][row], so that the softmax is vertical.
+//   Values   left: the weights' three terms, transposed to [row][token]; right: the values in pairs of tokens, which is the
+//            one thing that has to be laid out anew for each block, once for all rows.
+// Bound: the unit, 3 of its products for each of f32 FMAs; the cache from memory for few rows.
+#pragma once
+
+#include "../attend.h"
+
+namespace mmb {
+namespace MMB_IMPL {
+namespace {
+
+constexpr int kQueryTerms = kTerms<float>;
+constexpr int64_t kTileElements = kTileBytes / 2;  // bf16
+
+// v of 2 * kLanes bf16 from each of two rows, as pairs (first row, second row) in order.
+MMB_OP void pair_up(const bf16* first, const bf16* second, Vec& a, Vec& b) {
+  VecBits x = {}, y = {};
+  if (first) memcpy(&x, first, sizeof x);
+  if (second) memcpy(&y, second, sizeof y);
+  zip((Vec)((x & 0xffffu) | y << 16), (Vec)(x >> 16 | (y & 0xffff0000u)), a, b, Lanes());
+}
+
+// Values of `count` tokens as right operands, [step of 32 tokens][tile of 16 dims][16 pairs][16][2]; tokens that are not
+// there are zero.
+[[gnu::noinline]] void pair_values(const bf16* v, int64_t stride, int64_t dv, int64_t count, bf16* out) {
+  const int64_t dim_tiles = ceil_div(dv, kTileRows), spans = ceil_div(dv, 2 * kLanes);
+  for (int64_t t = 0; t < round_up(count, kTileColumns); t += 2) {
+    const bf16* first = t < count ? v + t * stride : nullptr;
+    const bf16* second = t + 1 < count ? v + (t + 1) * stride : nullptr;
+    bf16* to = out + t / kTileColumns * dim_tiles * kTileElements + t % kTileColumns * kTileRows;
+    for (int64_t i = 0; i < spans; ++i) {
+      Vec pairs[2];
+      pair_up(first ? first + i * 2 * kLanes : nullptr, second ? second + i * 2 * kLanes : nullptr, pairs[0], pairs[1]);
+      for (int half = 0; half < 2; ++half) {
+        const int64_t dim = (2 * i + half) * kLanes;
+        if (dim < dim_tiles * kTileRows)
+          memcpy(to + dim / kTileRows * kTileElements + dim % kTileRows * 2, &pairs[half], sizeof(Vec));
+      }
+    }
+  }
+}
+
+// Scores of up to 4 tiles of 16 tokens and 16 rows: s[token][16]. `q` is [step][term][16 pairs][16 rows][2].
+template <class Unit, int Tiles>
+[[gnu::noinline]] void unit_scores(Unit& unit, const bf16* q, int64_t steps, const bf16* k, int64_t k_stride, float* s,
+                                   Lines k_ahead, Lines v_ahead) {
+  const int64_t bytes = k_stride * 2;
+  const auto each = [&](const auto& f) {
+    f(std::integral_constant<int, 0>());
+    if constexpr (Tiles > 1) f(std::integral_constant<int, 1>());
+    if constexpr (Tiles > 2) f(std::integral_constant<int, 2>());
+  };
+  each([&](auto i) { unit.template zero<i>(); });
+  for (int64_t step = 0; step < steps; ++step) {
+    k_ahead.fetch();
+    v_ahead.fetch();
+    each([&](auto i) { unit.template load_left<i>(k + i * kTileRows * k_stride, bytes); });
+    MMB_UNROLL
+    for (int term = 0; term < kQueryTerms; ++term) {
+      unit.load_right(q + term * kTileElements, 64);
+      each([&](auto i) { unit.template dot<i, i>(); });
+    }
+    q += kQueryTerms * kTileElements;
+    k += kTileColumns;
+  }
+  each([&](auto i) { unit.template store_sum<i>(s + i * kTileRows * kTileRows, 64); });
+}
+
+// Weights s[token][16] of `tokens` tokens (a multiple of 32) as left operands, [step][term][16 rows][32 tokens].
+[[gnu::noinline]] void split_weights(const float* s, int64_t tokens, bf16* out) {
+  for (int64_t t = 0; t < tokens; t += kLanes) {
+    for (int64_t row = 0; row < kTileRows; row += kLanes) {
+      Vec v[kLanes];
+      MMB_UNROLL
+      for (int i = 0; i < kLanes; ++i) v[i] = load(s + (t + i) * kTileRows + row);
+      transpose(v);
+      bf16* to = out + t / kTileColumns * kQueryTerms * kTileElements + row * kTileColumns + t % kTileColumns;
+      MMB_UNROLL
+      for (int i = 0; i < kLanes; ++i) {
+        HalfBits terms[kQueryTerms];
+        split(v[i], terms);
+        MMB_UNROLL
+        for (int term = 0; term < kQueryTerms; ++term)
+          memcpy(to + term * kTileElements + i * kTileColumns, &terms[term], sizeof terms[term]);
+      }
+    }
+  }
+}
+
+// o += weights * values for 16 rows and up to 4 tiles of 16 dims; `apart`: elements of v from step to step.
+template <class Unit, int Tiles>
+[[gnu::noinline]] void unit_mix(Unit& unit, const bf16* weights, const bf16* v, int64_t apart, int64_t steps, float* o,
+                                int64_t o_stride) {
+  const auto each = [&](const auto& f) {
+    f(std::integral_constant<int, 0>());
+    if constexpr (Tiles > 1) f(std::integral_constant<int, 1>());
+    if constexpr (Tiles > 2) f(std::integral_constant<int, 2>());
+    if constexpr (Tiles > 3) f(std::integral_constant<int, 3>());
+  };
+  each([&](auto i) { unit.template load_sum<i>(o + i * kTileRows, o_stride * 4); });
+  for (int64_t step = 0; step < steps; ++step) {
+    unit.template load_left<0>(weights, 64);
+    unit.template load_left<1>(weights + kTileElements, 64);
+    unit.template load_left<2>(weights + 2 * kTileElements, 64);
+    each([&](auto i) {
+      unit.load_right(v + i * kTileElements, 64);
+      unit.template dot<i, 0>();
+      unit.template dot<i, 1>();
+      unit.template dot<i, 2>();
+    });
+    weights += kQueryTerms * kTileElements;
+    v += apart;
+  }
+  each([&](auto i) { unit.template store_sum<i>(o + i * kTileRows, o_stride * 4); });
+}
+
+// run(integral_constant<int, n>) for n in 1 .. Most.
+template <int Most, class Run>
+MMB_OP void with_tiles(int64_t n, const Run& run) {
+  if (n == Most)
+    run(std::integral_constant<int, Most>());
+  else if constexpr (Most > 1)
+    with_tiles<Most - 1>(n, run);
+}
+
+}  // namespace
+}  // namespace MMB_IMPL
+}  // namespace mmb

@@ -1,0 +1,107 @@
+// The matrix unit that some levels have (Intel AMX): eight tiles of 16 rows x 64 bytes, and products of bf16 with sums in
+// f32. Kernels are templates over a unit, so that a test can run them on an emulated one:
+//   Unit(rows)              sets the tiles up: 0 to 3 are sums [rows][16] f32, 4 to 6 left operands [rows][32] bf16, and 7
+//                           the right operand [16][16][2] bf16, pairs of its 32 rows: 16 lines of a packed Matrix
+//   zero<S>()               sum S = 0
+//   load_sum<S>(p, bytes)   from rows `bytes` apart; store_sum likewise
+//   load_left<L>(p, bytes), load_right(p, bytes)
+//   dot<S, L>()             sum S += left L * right
+// An f32 operand is the sum of three bf16 without any rounding (8 bits of its mantissa each), so that three products of
+// bf16 give what f32 FMAs give, at a third of the unit's rate; a bf16 operand needs one.
+#pragma once
+
+#include "simd.h"
+
+namespace mmb {
+namespace MMB_IMPL {
+namespace {
+
+constexpr int64_t kTileRows = 16, kTileColumns = 32;  // of a left operand
+constexpr int kTileSums = 4;
+constexpr int64_t kTileBytes = 1024;
+
+// bf16 that make up a value of type E.
+template <class E>
+constexpr int kTerms = sizeof(E) == 4 ? 3 : 1;
+
+// The terms of v, from large to small.
+template <int Terms>
+MMB_OP void split(Vec v, HalfBits (&terms)[Terms]) {
+  MMB_UNROLL
+  for (int i = 0; i < Terms; ++i) {
+    const VecBits bits = (VecBits)v & 0xffff0000u;
+    terms[i] = __builtin_convertvector(bits >> 16, HalfBits);
+    v -= (Vec)bits;
+  }
+}
+
+// Lines to prefetch at every step, one after the other.
+struct Lines {
+  const char* next;
+  int64_t each;
+
+  MMB_OP void fetch() {
+    for (int64_t i = 0; i < each; ++i, next += 64) prefetch(next);
+  }
+};
+
+// Part `part` of `parts` of `bytes` bytes, over `steps` steps.
+MMB_OP Lines part_of(const char* data, int64_t bytes, int64_t part, int64_t parts, int64_t steps) {
+  const int64_t each = ceil_div(bytes, 64 * parts * steps);
+  return {data + each * 64 * steps * part, each};
+}
+
+#if defined(__AMX_BF16__) || defined(__AMXBF16__)
+constexpr bool kHasTiles = true;
+
+// The operating system has been asked for the state (supported(Impl::amx)).
+class TileUnit {
+ public:
+  MMB_OP explicit TileUnit(int64_t rows) {
+    struct alignas(64) {
+      uint8_t palette = 1, start = 0, reserved[14] = {};
+      uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+      uint8_t rows[16];
+    } config;
+    for (int i = 0; i < 16; ++i) config.rows[i] = static_cast<uint8_t>(i < 7 ? rows : i == 7 ? kTileRows : 0);
+    __asm__ volatile("ldtilecfg %0" : : "m"(config));
+  }
+  MMB_OP ~TileUnit() { __asm__ volatile("tilerelease"); }
+  TileUnit(const TileUnit&) = delete;
+
+  template <int S>
+  MMB_OP void zero() {
+    __asm__ volatile("tilezero %%tmm%c0" : : "i"(S));
+  }
+  template <int S>
+  MMB_OP void load_sum(const float* p, int64_t bytes) {
+    load<S>(p, bytes);
+  }
+  template <int S>
+  MMB_OP void store_sum(float* p, int64_t bytes) {
+    __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(p), "r"(bytes), "i"(S) : "memory");
+  }
+  template <int L>
+  MMB_OP void load_left(const void* p, int64_t bytes) {
+    load<4 + L>(p, bytes);
+  }
+  MMB_OP void load_right(const void* p, int64_t bytes) { load<7>(p, bytes); }
+  template <int S, int L>
+  MMB_OP void dot() {
+    __asm__ volatile("tdpbf16ps %%tmm7, %%tmm%c1, %%tmm%c0" : : "i"(S), "i"(4 + L));
+  }
+
+ private:
+  template <int T>
+  MMB_OP void load(const void* p, int64_t bytes) {
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(p), "r"(bytes), "i"(T) : "memory");
+  }
+};
+#else
+constexpr bool kHasTiles = false;
+class TileUnit;
+#endif
+
+}  // namespace
+}  // namespace MMB_IMPL
+}  // namespace mmb
