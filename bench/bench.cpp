@@ -1,4 +1,5 @@
 #include "bench.h"
+#include "mmb/fma_peak.h"
 
 #include <omp.h>
 
@@ -125,6 +126,13 @@ std::vector<Threads> Suite::threads(bool headline) const {
 bool Suite::selected(const std::string& name) const {
   if (!selection_.row.empty()) return name == selection_.row;
   return !selection_.filter || std::regex_search(name, *selection_.filter);
+}
+
+bool Suite::selected(Impl impl) const {
+  const auto& some = selection_.impls;
+  if (!some.empty()) return std::find(some.begin(), some.end(), impl) != some.end();
+  if (op_ == FmaPeak::name && selection_.profile == Profile::full) return impl != Impl::reference && supported(impl);
+  return impl == fastest_impl();
 }
 
 std::vector<int64_t> Suite::shortest(int64_t batch, int64_t new_tokens, int64_t context) const {
@@ -274,7 +282,10 @@ void Suite::time(Row& row, benchmark::State& state) {
   state.counters["threads_used"] = count(row.threads);
   state.counters["bound"] = memory_bound(cost, machine);
   state.counters["err"] = row.verification->err;
-  state.counters["peak_gflops"] = machine.flops_per_second / kGiga;
+  // Of the instructions that most of the row's work is for.
+  const bool bf16 = 2 * cost.bf16_flops > cost.flops;
+  state.counters["peak_gflops"] = (bf16 ? machine.bf16_flops_per_second : machine.flops_per_second) / kGiga;
+  state.SetLabel(bf16 ? machine.bf16_class : machine.flops_class);
   state.counters["peak_gbs"] = machine.bytes_per_second / kGiga;
   rate("gflops", cost.flops * 1e-9);
   rate("gbs", cost.bytes() * 1e-9);
@@ -283,7 +294,7 @@ void Suite::time(Row& row, benchmark::State& state) {
 }
 
 void Suite::measure_machines() {
-  machines_[{Threads::all, best_impl()}];
+  machines_[{Threads::all, fastest_impl()}];
   for (const Row& row : rows_) machines_[{row.threads, row.impl}];
   for (auto& [on, machine] : machines_) machine = measure_machine(on.first, on.second);
 }

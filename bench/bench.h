@@ -119,6 +119,7 @@ class Suite {
  private:
   std::vector<Threads> threads(bool headline) const;
   bool selected(const std::string& name) const;
+  bool selected(Impl impl) const;
   void push(Row row);
   void skip(const std::string& name, const std::string& reason) { skipped_.emplace_back(name, reason); }
   Subject& ready(Row& row);
@@ -251,7 +252,7 @@ void Suite::add(const Model& model, const typename Op::Shape& shape, std::string
   static_assert(Operator<Op>);
   try {
     for (const Kernel<Op>& kernel : Op::kernels()) {
-      if (std::find(selection_.impls.begin(), selection_.impls.end(), kernel.impl) == selection_.impls.end()) continue;
+      if (!selected(kernel.impl)) continue;
       for (DType dtype : selection_.dtypes) {
         for (Threads threads : threads(kernel.algo == headline)) {
           Row row;

@@ -348,7 +348,7 @@ Context run_context(const RunFacts& run, const std::vector<Machine>& machines) {
   const auto levels = caches();
   const auto cache_bytes = [&](int level) { return levels.count(level) ? known(levels.at(level).bytes) : kUnknown; };
   std::vector<std::string> impls, argv = run.argv;
-  for (Impl impl : {Impl::generic, Impl::neon, Impl::avx2, Impl::avx512, Impl::amx})
+  for (Impl impl : mmb::impls())
     if (supported(impl)) impls.push_back(name(impl));
   if (!argv.empty()) argv[0] = std::filesystem::path(argv[0]).filename();
   std::string alias = run.alias.empty() ? environment("MMB_ALIAS") : run.alias;
@@ -407,7 +407,11 @@ Context run_context(const RunFacts& run, const std::vector<Machine>& machines) {
   for (const Machine& machine : machines) {
     const std::string of =
         std::string(name(machine.impl)) + "_threads_" + (machine.threads == run.threads ? "all" : "1");
-    add_peak(context, "gflops_" + of, machine.flops_per_second, machine.flops_extremes);
+    const auto add_flops = [&](const char* instructions, double rate, Machine::Extremes extremes) {
+      add_peak(context, std::string("gflops_") + instructions + "_" + of, rate, extremes);
+    };
+    add_flops(machine.flops_class, machine.flops_per_second, machine.flops_extremes);
+    add_flops(machine.bf16_class, machine.bf16_flops_per_second, machine.bf16_flops_extremes);
     add_peak(context, "gbs_" + of, machine.bytes_per_second, machine.bytes_extremes);
   }
   for (auto& [key, value] : context) value = printable(value);
@@ -418,6 +422,8 @@ void finish_context(Context& context, const Machine& before, const Machine& afte
   context["mmb.load_after"] = decimal(load());
   context["mmb.canary_gflops_before"] = decimal(before.flops_per_second / kGiga);
   context["mmb.canary_gflops_after"] = decimal(after.flops_per_second / kGiga);
+  context["mmb.canary_bf16_gflops_before"] = decimal(before.bf16_flops_per_second / kGiga);
+  context["mmb.canary_bf16_gflops_after"] = decimal(after.bf16_flops_per_second / kGiga);
   context["mmb.canary_gbs_before"] = decimal(before.bytes_per_second / kGiga);
   context["mmb.canary_gbs_after"] = decimal(after.bytes_per_second / kGiga);
 }

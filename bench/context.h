@@ -25,7 +25,7 @@ struct RunFacts {
   uint64_t seed = 0;
   std::vector<std::string> argv;
   std::string alias;  // empty: MMB_ALIAS
-  Impl impl = best_impl();
+  Impl impl = fastest_impl();
   int threads = 1;  // of threads:all
 };
 

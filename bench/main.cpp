@@ -39,7 +39,7 @@ void add_selection_flags(CLI::App& command, Flags& flags) {
   command.add_option("--dtype", flags.dtypes, "storage of weights and caches: bf16,f32 (default bf16)");
   command.add_option("--threads", flags.threads, "1, all or both (default all, and 1 for the headline rows)");
   command.add_option("--impl", flags.impls,
-                     "instruction-set levels, or reference (default " + std::string(name(best_impl())) + ")");
+                     "instruction-set levels, or reference (default " + std::string(name(fastest_impl())) + ")");
   command.add_option("--filter", flags.filter, "only the rows in whose name this regular expression is found");
   command.add_option("--row", flags.row, "exactly this row, whatever the profile: a name that list prints");
   command.add_option("--memory", flags.memory, "bytes the run may use: 4G, 512Mi (default 2G; full: up to 8Gi)");
@@ -91,6 +91,7 @@ std::string header(const Context& context, const Machine& machine) {
   text << context.at("mmb.cpu_model") << ", " << machine.threads << " threads, " << name(machine.impl)
        << ", last-level cache " << short_number(static_cast<double>(last_level_cache_bytes())) << "B\n"
        << "peaks measured now: " << short_number(machine.flops_per_second) << "FLOP/s in f32, "
+       << short_number(machine.bf16_flops_per_second) << "FLOP/s in f32 times bf16, "
        << short_number(machine.bytes_per_second) << "B/s from memory";
   return text.str();
 }
@@ -142,7 +143,7 @@ int run(const Flags& flags, const std::vector<std::string>& command_line,
   suite.measure_machines();
   std::vector<Machine> machines;
   for (const auto& [on, machine] : suite.machines()) machines.push_back(machine);
-  const Machine& best = suite.machines().at({Threads::all, best_impl()});
+  const Machine& best = suite.machines().at({Threads::all, fastest_impl()});
   Context context = run_context({.profile = flags.profile,
                                  .seed = suite.selection().seed,
                                  .argv = command_line,
@@ -205,8 +206,9 @@ int list(const Flags& flags) {
 int print_machine() {
   Suite suite({});
   stop_on_signals();
-  suite.measure_machines();
-  std::vector<Machine> machines = {suite.measure_machine(Threads::one, best_impl()), suite.machines().begin()->second};
+  std::vector<Machine> machines = {suite.measure_machine(Threads::one, fastest_impl())};
+  for (Impl impl : impls())
+    if (supported(impl)) machines.push_back(suite.measure_machine(Threads::all, impl));
   RunFacts run;
   run.threads = suite.count(Threads::all);
   for (const auto& [key, value] : run_context(run, machines))

@@ -80,15 +80,11 @@ std::vector<DType> parse_dtypes(const std::string& text) {
 
 std::vector<Impl> parse_impls(const std::string& text) {
   std::string expected = "reference";
-#define MMB_NAME(LEVEL, ...) expected += std::string(", ") + name(Impl::LEVEL);
-  MMB_LEVELS(MMB_NAME)
-#undef MMB_NAME
+  for (Impl impl : impls()) expected += std::string(", ") + name(impl);
   return parse_list<Impl>("--impl", text, "any of " + expected, [](const std::string& word, Impl& value) {
     if (word == "reference") return value = Impl::reference, true;
-#define MMB_MATCH(LEVEL, ...) \
-  if (word == name(Impl::LEVEL)) return value = Impl::LEVEL, true;
-    MMB_LEVELS(MMB_MATCH)
-#undef MMB_MATCH
+    for (Impl impl : impls())
+      if (word == name(impl)) return value = impl, true;
     return false;
   });
 }

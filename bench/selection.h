@@ -20,7 +20,7 @@ struct Selection {
   std::vector<std::string> ops, models;
   std::vector<int64_t> batches, contexts, new_tokens;
   std::vector<DType> dtypes = {DType::bf16};
-  std::vector<Impl> impls = {best_impl()};
+  std::vector<Impl> impls;       // empty: the fastest level, and in the full profile every fma_peak
   std::vector<Threads> threads;  // empty: all, and one for the headline rows
   std::optional<std::regex> filter;
   std::string row;      // only the row of this name

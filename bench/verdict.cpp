@@ -95,10 +95,12 @@ class Rows {
     return Timing{r->seconds, r->counters.at("roof") * r->seconds, r->counters.at("bound") == 1};
   }
 
-  // A measured peak: the `counter` of the only row of `op`.
+  // A measured peak: the largest `counter` of the rows of `op`, of instructions that help with the run's type.
   std::optional<double> peak(const std::string& op, const std::string& counter) const {
     double best = 0;
-    for (const Result* r : of(op)) best = std::max(best, r->counters.at(counter));
+    for (const Result* r : of(op))
+      if (r->name.algo != "tile_bf16" || dtype() == mmb::name(DType::bf16))
+        best = std::max(best, r->counters.at(counter));
     return best > 0 ? std::optional(best * kGiga) : std::nullopt;
   }
 

@@ -24,7 +24,9 @@ Cost attention_cost(const AttentionShape& s, DType dtype) {
   const Batch batch(s.batch, s.new_tokens, s.context, s.shortest);
   const auto nh = static_cast<double>(s.num_attention_heads), nkv = static_cast<double>(s.num_key_value_heads),
              dims = static_cast<double>(s.qk_head_dim + s.v_head_dim), pairs = static_cast<double>(batch.attended());
-  return {.flops = 2 * nh * dims * pairs,
+  const double flops = 2 * nh * dims * pairs;
+  return {.flops = flops,
+          .bf16_flops = bf16_flops(flops, dtype),
           .kv_bytes = static_cast<double>(batch.cached()) * nkv * dims * static_cast<double>(size_of(dtype)),
           .activation_bytes = 4 * static_cast<double>(batch.tokens()) * nh * dims,
           .exps = nh * pairs};

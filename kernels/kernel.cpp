@@ -22,6 +22,12 @@ const char* name(Impl impl) {
       return "amx";
     case Impl::neon:
       return "neon";
+    case Impl::avx512bf16:
+      return "avx512bf16";
+    case Impl::avx512fp16:
+      return "avx512fp16";
+    case Impl::avx512vnni:
+      return "avx512vnni";
   }
   return "unknown";
 }
@@ -36,26 +42,35 @@ bool os_saves(uint32_t mask) {
   return (low & mask) == mask;
 }
 
+struct Registers {
+  uint32_t a = 0, b = 0, c = 0, d = 0;
+};
+
+// The features of CPUID leaf 7; none where the CPU lacks the leaf.
+Registers leaf_7(uint32_t subleaf) {
+  Registers r;
+  __get_cpuid_count(7, subleaf, &r.a, &r.b, &r.c, &r.d);
+  return r;
+}
+
 bool cpu_has_avx2() {
   uint32_t a, b, c, d;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return false;
   const uint32_t needed = bit_FMA | bit_F16C | bit_AVX | bit_OSXSAVE;
   if ((c & needed) != needed || !os_saves(0x6)) return false;  // xmm and ymm state
-  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
+  return leaf_7(0).b & bit_AVX2;
 }
 
 bool cpu_has_avx512() {
-  uint32_t a, b, c, d;
   if (!cpu_has_avx2() || !os_saves(0xe6)) return false;  // also opmask and both halves of the zmm state
   const uint32_t needed = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
-  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & needed) == needed;
+  return (leaf_7(0).b & needed) == needed;
 }
 
 // The state of its tiles is 8 KiB for each thread, which Linux saves for a process that has asked.
 bool cpu_has_amx() {
-  uint32_t a, b, c, d;
   const uint32_t needed = 1u << 24 | 1u << 22;  // AMX-TILE, AMX-BF16
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & needed) != needed || !os_saves(0x60000)) return false;
+  if ((leaf_7(0).d & needed) != needed || !os_saves(0x60000)) return false;
 #if defined(__linux__)
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
@@ -79,9 +94,16 @@ bool supported(Impl impl) {
       static const bool has = cpu_has_avx512() && cpu_has_amx();
       return has;
     }
-    default:
+    case Impl::avx512bf16:
+      return cpu_has_avx512() && (leaf_7(1).a & 1u << 5);
+    case Impl::avx512fp16:
+      return cpu_has_avx512() && (leaf_7(0).d & 1u << 23);
+    case Impl::avx512vnni:
+      return cpu_has_avx512() && (leaf_7(0).c & 1u << 11);
+    case Impl::neon:
       return false;
   }
+  return false;
 }
 #elif defined(__aarch64__)
 bool supported(Impl impl) {
@@ -93,9 +115,28 @@ bool supported(Impl impl) {
 }
 #endif
 
+#define MMB_LIST(LEVEL, ...) Impl::LEVEL,
+std::span<const Impl> levels() {
+  static constexpr Impl list[] = {MMB_LEVELS(MMB_LIST)};
+  return list;
+}
+
+std::span<const Impl> impls() {
+  static constexpr Impl list[] = {
+    MMB_LEVELS(MMB_LIST)
+#if defined(__x86_64__)
+        Impl::avx512bf16,
+    Impl::avx512fp16,
+    Impl::avx512vnni,
+#endif
+  };
+  return list;
+}
+#undef MMB_LIST
+
 Impl best_impl() {
   Impl best = Impl::reference;
-  for (Impl impl : {Impl::generic, Impl::neon, Impl::avx2, Impl::avx512, Impl::amx})
+  for (Impl impl : levels())
     if (supported(impl)) best = impl;
   return best;
 }

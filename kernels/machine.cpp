@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <numeric>
+#include <vector>
 
 #include "mmb/fma_peak.h"
 #include "mmb/stream_read.h"
@@ -22,10 +23,10 @@ double seconds_since(Clock::time_point start) {
 template <class Op>
 class Probe {
  public:
-  Probe(const typename Op::Shape& shape, Impl impl, Arena& arena, double work)
-      : shape_(shape), work_(work), problem_(shape, DType::f32, "", arena, 1) {
-    const auto list = Op::kernels();
-    kernel_ = *std::find_if(list.begin(), list.end(), [impl](const Kernel<Op>& kernel) { return kernel.impl == impl; });
+  Probe(const typename Op::Shape& shape, const Kernel<Op>& kernel, Arena& arena)
+      : shape_(shape), kernel_(kernel), problem_(shape, DType::f32, kernel.algo, arena, 1) {
+    const Cost cost = Op::cost(shape, DType::f32, kernel.algo);
+    work_ = std::is_same_v<Op, FmaPeak> ? cost.flops : cost.bytes();
   }
 
   void burst() {
@@ -35,6 +36,7 @@ class Probe {
     rates_.push_back(work_ / seconds_since(start));
   }
   void forget() { rates_.clear(); }
+  const char* algo() const { return kernel_.algo; }
   double median() const {
     std::vector<double> rates = rates_;
     const auto middle = rates.begin() + static_cast<std::ptrdiff_t>(rates.size() / 2);
@@ -48,22 +50,30 @@ class Probe {
 
  private:
   typename Op::Shape shape_;
-  double work_;
-  typename Op::Problem problem_;
   Kernel<Op> kernel_;
+  typename Op::Problem problem_;
+  double work_;
   std::vector<double> rates_;
 };
 
-// Of the flops of a burst: about a millisecond, a hundred times the fork and join of a team. The first trial finds a
-// sleeping team and the wrong clock frequency; the second says how many steps a millisecond has, which an emulator makes few.
-FmaPeak::Shape arithmetic(int threads, Impl impl, Arena& arena) {
+// The kernel of a level, and of an algo where it is named.
+template <class Op>
+const Kernel<Op>* kernel_of(Impl impl, std::string_view algo = "") {
+  for (const Kernel<Op>& kernel : Op::kernels())
+    if (kernel.impl == impl && (algo.empty() || algo == kernel.algo)) return &kernel;
+  return nullptr;
+}
+
+// About a millisecond of arithmetic, a hundred times the fork and join of a team. The first trial finds a sleeping team and
+// the wrong clock frequency; the second says how many steps a millisecond has, which an emulator makes few.
+FmaPeak::Shape arithmetic(int threads, const Kernel<FmaPeak>& kernel, Arena& arena) {
   FmaPeak::Shape shape{FmaPeak::kBlock * 128 * threads, 10};
-  const double work = FmaPeak::cost(shape, DType::f32, "").flops;
-  Probe<FmaPeak> trial(shape, impl, arena, work);
+  Probe<FmaPeak> trial(shape, kernel, arena);
   trial.burst();
   trial.forget();
   trial.burst();
-  shape.steps = std::clamp(static_cast<int64_t>(10 * 1e-3 * trial.median() / work), int64_t{1}, int64_t{1000});
+  const double seconds = FmaPeak::cost(shape, DType::f32, kernel.algo).flops / trial.median();
+  shape.steps = std::clamp(static_cast<int64_t>(10 * 1e-3 / seconds), int64_t{1}, int64_t{1000});
   return shape;
 }
 
@@ -82,43 +92,63 @@ class Threads {
 }  // namespace
 
 struct Ruler::Probes {
-  Probes(const FmaPeak::Shape& arithmetic, const StreamRead::Shape& reading, Impl impl, Arena& arena)
-      : flops(arithmetic, impl, arena, FmaPeak::cost(arithmetic, DType::f32, "").flops),
-        bytes(reading, impl, arena, StreamRead::cost(reading, DType::f32, "").bytes()) {}
-  Probe<FmaPeak> flops;
-  Probe<StreamRead> bytes;
+  std::vector<Probe<FmaPeak>> flops;  // of the class or of f32, and of bf16 where that has instructions of its own
+  std::vector<Probe<StreamRead>> bytes;
 };
 
 Ruler::Ruler(int threads, Impl impl, Arena& arena)
-    : impl_(impl == Impl::reference ? best_impl() : impl), threads_(threads) {
+    : impl_(impl == Impl::reference ? fastest_impl() : impl), threads_(threads) {
   MMB_REQUIRE(threads > 0 && supported(impl_), "measure: " << threads << " threads, " << name(impl_));
   const Threads on(threads);
+  probes_ = std::make_unique<Probes>();
+  for (const char* algo : {"", "tile_bf16"}) {
+    const Kernel<FmaPeak>* kernel = kernel_of<FmaPeak>(impl_, algo);
+    if (kernel) probes_->flops.emplace_back(arithmetic(threads, *kernel, arena), *kernel, arena);
+  }
   const StreamRead::Shape reading{std::min(int64_t{16 << 20} * threads, arena.bytes() / 4) / 64 * 64, 1};
-  probes_ = std::make_unique<Probes>(arithmetic(threads, impl_, arena), reading, impl_, arena);
+  const Kernel<StreamRead>* read = kernel_of<StreamRead>(impl_);
+  probes_->bytes.emplace_back(reading, read ? *read : *kernel_of<StreamRead>(best_impl()), arena);
   burst();
   forget();
 }
 
+Ruler::Ruler(Ruler&&) noexcept = default;
 Ruler::~Ruler() = default;
 
 void Ruler::burst() {
   const Threads on(threads_);
-  probes_->flops.burst();
-  probes_->bytes.burst();
+  for (auto& probe : probes_->flops) probe.burst();
+  for (auto& probe : probes_->bytes) probe.burst();
 }
 
 void Ruler::forget() {
-  probes_->flops.forget();
-  probes_->bytes.forget();
+  for (auto& probe : probes_->flops) probe.forget();
+  for (auto& probe : probes_->bytes) probe.forget();
 }
 
 Machine Ruler::machine() const {
-  return {impl_,
-          threads_,
-          probes_->flops.median(),
-          probes_->bytes.median(),
-          probes_->flops.extremes(),
-          probes_->bytes.extremes()};
+  const auto &f32 = probes_->flops.front(), &bf16 = probes_->flops.back();
+  const auto& bytes = probes_->bytes.front();
+  return {impl_,          threads_,        f32.median(),     bf16.median(), bytes.median(),
+          f32.extremes(), bf16.extremes(), bytes.extremes(), f32.algo(),    bf16.algo()};
+}
+
+Impl fastest_impl() {
+  static const Impl fastest = [] {
+    Arena arena(64 << 20);
+    std::vector<Ruler> rulers;
+    std::vector<Impl> candidates;
+    for (Impl level : levels())
+      if (supported(level)) rulers.emplace_back(1, level, arena), candidates.push_back(level);
+    for (int bursts = 0; bursts < 5; ++bursts)
+      for (Ruler& ruler : rulers) ruler.burst();
+    // The wider of two that are alike: it needs fewer instructions beside the arithmetic.
+    size_t best = 0;
+    for (size_t i = 1; i < rulers.size(); ++i)
+      if (rulers[i].machine().bf16_flops_per_second > 0.9 * rulers[best].machine().bf16_flops_per_second) best = i;
+    return candidates[best];
+  }();
+  return fastest;
 }
 
 Machine measure(Ruler& ruler, double seconds) {
@@ -128,12 +158,24 @@ Machine measure(Ruler& ruler, double seconds) {
   return ruler.machine();
 }
 
+namespace {
+
+double flops_seconds(const Cost& cost, const Machine& machine) {
+  return (cost.flops - cost.bf16_flops) / machine.flops_per_second + cost.bf16_flops / machine.bf16_flops_per_second;
+}
+
+double bytes_seconds(const Cost& cost, const Machine& machine) {
+  return cost.bytes() / machine.bytes_per_second;
+}
+
+}  // namespace
+
 double ideal_seconds(const Cost& cost, const Machine& machine) {
-  return std::max(cost.flops / machine.flops_per_second, cost.bytes() / machine.bytes_per_second);
+  return std::max(flops_seconds(cost, machine), bytes_seconds(cost, machine));
 }
 
 bool memory_bound(const Cost& cost, const Machine& machine) {
-  return cost.bytes() / machine.bytes_per_second > cost.flops / machine.flops_per_second;
+  return bytes_seconds(cost, machine) > flops_seconds(cost, machine);
 }
 
 double ideal_seconds(std::span<const Cost> parts, const Machine& machine) {

@@ -41,7 +41,7 @@ struct Lines {
   int64_t each;
 
   MMB_OP void fetch() {
-    for (int64_t i = 0; i < each; ++i, next += 64) prefetch(next);
+    for (int64_t i = 0; i < each; ++i, next += 64) __builtin_prefetch(next, 0, 2);
   }
 };
 

@@ -10,10 +10,11 @@ TEST(FmaPeak, LiteralCase) {
   float y[3];
   for (const auto& kernel : FmaPeak::kernels()) {
     if (!supported(kernel.impl)) continue;
-    kernel.run({3, 3}, {x, 2, 1, y});  // 1 -> 3 -> 7 -> 15
-    EXPECT_EQ(y[0], 15) << name(kernel.impl);
-    EXPECT_EQ(y[1], -9) << name(kernel.impl);
-    EXPECT_EQ(y[2], 7) << name(kernel.impl);
+    const int64_t products = FmaPeak::products(kernel.algo);
+    kernel.run({3, 3}, {x, 2, 1, products, y});
+    for (int i = 0; i < 3; ++i)  // 1 -> 3 -> 7 -> 15, or 1 + 3 * products * 2
+      EXPECT_EQ(y[i], products ? x[i] + 6 * static_cast<float>(products) : 8 * x[i] + 7)
+          << kernel.algo << name(kernel.impl);
   }
 }
 
@@ -25,20 +26,24 @@ TEST(FmaPeak, KernelsMatchReference) {
 
 // The tolerance is worth nothing unless it sees a single step that was left out.
 TEST(FmaPeak, OneStepTooFewIsSeen) {
-  for (int64_t steps : {2, 10, 1000}) {
-    FmaPeak::Problem problem({16, steps}, DType::f32, "chains", test_arena(), 7);
-    reference::fma_peak<double>({16, steps}, problem.expected(), {0, 16});
-    reference::fma_peak<double>({16, steps - 1}, problem.args(), {0, 16});
-    for (int64_t i = 0; i < 16; ++i) {
-      const Output actual = problem.outputs(problem.args(), i)[0], expected = problem.outputs(problem.expected(), i)[0];
-      EXPECT_GT(compare(actual.values, expected.values).max_err, 2 * expected.tolerance) << steps;
+  for (const char* algo : {"fma_f32", "dot_int8"})
+    for (int64_t steps : {2, 10, 1000}) {
+      FmaPeak::Problem problem({16, steps}, DType::f32, algo, test_arena(), 7);
+      reference::fma_peak<double>({16, steps}, problem.expected(), {0, 16});
+      reference::fma_peak<double>({16, steps - 1}, problem.args(), {0, 16});
+      for (int64_t i = 0; i < 16; ++i) {
+        const Output actual = problem.outputs(problem.args(), i)[0],
+                     expected = problem.outputs(problem.expected(), i)[0];
+        EXPECT_GT(compare(actual.values, expected.values).max_err, 2 * expected.tolerance) << steps;
+      }
     }
-  }
 }
 
 TEST(FmaPeak, FlopsAreCounted) {
-  EXPECT_EQ((counted_flops<FmaPeak, reference::fma_peak<Counted>>({17, 9}, "chains")),
-            FmaPeak::cost({17, 9}, DType::f32, "chains").flops);
+  for (const char* algo : {"fma_f32", "fma_f16", "dot_bf16", "dot_int8", "tile_bf16"})
+    EXPECT_EQ((counted_flops<FmaPeak, reference::fma_peak<Counted>>({17, 9}, algo)),
+              FmaPeak::cost({17, 9}, DType::f32, algo).flops)
+        << algo;
 }
 
 }  // namespace

@@ -7,7 +7,7 @@ shift
 [ $# -gt 0 ] || { echo "isolation_test: no objects"; exit 1; }
 leaks=$(for object; do
   level=${object%.dir/*} level=${level##*/mmb_}   # .../mmb_avx2.dir/kernels/linear/simd.cpp.o
-  op=${object%/simd.cpp*} op=${op##*/}
+  op=${object%/*} op=${op##*/}
   symbols=$("$nm" -C --defined-only --extern-only "$object") || echo "$object: nm failed"
   echo "$symbols" | grep -q " T mmb::${level}::$op" || echo "$object: no entry point mmb::${level}::$op"
   echo "$symbols" | grep -v " T mmb::${level}::${op}[a-z0-9_]*(" | sed "s|^|$level/$op: |"

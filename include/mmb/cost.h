@@ -8,6 +8,7 @@ namespace mmb {
 
 struct Cost {
   double flops = 0;
+  double bf16_flops = 0;  // of these, with one operand stored as bf16: some machines have faster instructions for them
   double weight_bytes = 0;      // unique bytes of weights read
   double kv_bytes = 0;          // unique bytes of cached keys, values or latents read or written
   double activation_bytes = 0;  // inputs and outputs
@@ -17,9 +18,18 @@ struct Cost {
   double intensity() const { return flops / bytes(); }
 };
 
+// What is multiplied with weights or cached values of type `stored`.
+inline double bf16_flops(double flops, DType stored) {
+  return stored == DType::bf16 ? flops : 0;
+}
+
 inline Cost operator+(const Cost& a, const Cost& b) {
-  return {a.flops + b.flops, a.weight_bytes + b.weight_bytes, a.kv_bytes + b.kv_bytes,
-          a.activation_bytes + b.activation_bytes, a.exps + b.exps};
+  return {a.flops + b.flops,
+          a.bf16_flops + b.bf16_flops,
+          a.weight_bytes + b.weight_bytes,
+          a.kv_bytes + b.kv_bytes,
+          a.activation_bytes + b.activation_bytes,
+          a.exps + b.exps};
 }
 
 }  // namespace mmb

@@ -1,7 +1,10 @@
-// fma_peak: the ruler of compute. Fused multiply-adds that never leave the registers.
-//   y[i] = f(f(...f(x[i]))), `steps` times f(v) = a*v + b
+// fma_peak: the ruler of compute, by instruction class. Multiply-adds that never leave the registers.
+//   y[i] = f(f(...f(x[i]))), `steps` times; fma_f32: f(v) = a*v + b; the others: f(v) = v + products*a*b
+// Algos   fma_f32 · fma_f16 (sums in f16) · dot_bf16 (2 products into an f32) · dot_int8 (4, u8 * s8 into an int32) ·
+//         tile_bf16 (a matrix unit: 32 of f32 times bf16 into an f32, each by three of bf16: its own rate is three times as
+//         high)
 // Shapes  x, y [E] f32
-// Cost    flops = 2*E*steps;  bytes = 2*E*4
+// Cost    flops = 2*E*steps*products;  bytes = 2*E*4
 // Bound   compute, by construction: one load and one store per `steps` multiply-adds
 // Traps   a is just below 1 and depends on steps, so that the result shows x, b and the number of steps: a smaller a
 // would
@@ -22,11 +25,14 @@ struct FmaPeak {
   struct Args {
     const float* x;
     float a, b;
+    int64_t products;  // 0: f(v) = a*v + b
     float* y;
   };
   // Elements that a thread keeps in registers: the work of every level's kernel divides evenly by threads * kBlock.
   static constexpr int64_t kBlock = 24 * 16;
 
+  // That one step of an algo adds to a sum; 0 for fma_f32.
+  static int64_t products(std::string_view algo);
   static std::string key(const Shape& shape);
   static Cost cost(const Shape& shape, DType dtype, std::string_view algo);
   static int64_t units(const Shape& shape) { return shape.elements; }  // a unit is one element of y
@@ -53,5 +59,11 @@ template <class S>
 void fma_peak(const FmaPeak::Shape& shape, const FmaPeak::Args& args, Range elements);
 }
 MMB_DECLARE_KERNEL(FmaPeak, fma_peak)
+#if defined(__x86_64__)
+MMB_DECLARE_KERNEL_AT(avx512bf16, FmaPeak, fma_peak)
+MMB_DECLARE_KERNEL_AT(avx512fp16, FmaPeak, fma_peak)
+MMB_DECLARE_KERNEL_AT(avx512vnni, FmaPeak, fma_peak)
+MMB_DECLARE_KERNEL_AT(amx, FmaPeak, fma_peak_tiles)
+#endif
 
 }  // namespace mmb

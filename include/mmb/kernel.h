@@ -15,13 +15,17 @@
 
 namespace mmb {
 
-// Who computes: the reference, or one instruction-set level of the optimized kernels.
-enum class Impl { reference, generic, avx2, avx512, amx, neon };
+// Who computes: the reference, one instruction-set level of the optimized kernels, or, for fma_peak alone, one class of
+// instructions that such a level has no use for.
+enum class Impl { reference, generic, avx2, avx512, amx, neon, avx512bf16, avx512fp16, avx512vnni };
 
 const char* name(Impl impl);
+// The levels that this build has, from narrow to wide; and these with the classes of instructions.
+std::span<const Impl> levels();
+std::span<const Impl> impls();
 // This CPU and operating system run it.
 bool supported(Impl impl);
-// The fastest supported level.
+// The widest supported level. What is fastest is measured (machine.h).
 Impl best_impl();
 
 // The levels that this build contains: X(level) for each, from narrow to wide.

@@ -18,18 +18,25 @@ struct Machine {
 
   Impl impl = Impl::reference;
   int threads = 0;
-  double flops_per_second = 0;  // medians
+  double flops_per_second = 0;       // of the class's instructions, or of multiply-adds in f32; medians, all of these
+  double bf16_flops_per_second = 0;  // of f32 times bf16: the same after widening, or a matrix unit's
   double bytes_per_second = 0;
-  Extremes flops_extremes, bytes_extremes;  // per second too
+  Extremes flops_extremes, bf16_flops_extremes, bytes_extremes;  // per second too
+  const char *flops_class = "", *bf16_class = "";                // the algos of fma_peak that these were
 };
+
+// What runs fastest here, of the levels that the CPU supports: found by timing them, once, since what a CPU has is not always
+// what is fast on it.
+Impl fastest_impl();
 
 // Short bursts of arithmetic and of reading the arena, in turn, so that both see the same minute. What is timed has its own
 // ruler, with bursts before, between and after its iterations: a virtual machine's clock and bandwidth move within seconds.
-// The reference has no instructions of its own: it is held against the best level. Throws where this CPU does not run
+// The reference has no instructions of its own: it is held against the fastest level. Throws where this CPU does not run
 // `impl`.
 class Ruler {
  public:
   Ruler(int threads, Impl impl, Arena& arena);
+  Ruler(Ruler&&) noexcept;
   ~Ruler();
   void burst();             // about a millisecond of each
   void forget();            // the bursts so far

@@ -509,7 +509,7 @@ template <class Unit>
 MMB_OP void unit_rows(const Rows& rows, const Tile& tile, const Loader& loader, int64_t begin, int64_t end,
                       const Workspace& w, const Partial& partial) {
   const int64_t steps = ceil_div(rows.a.dk, kTileColumns), dim_tiles = ceil_div(rows.a.dv, kTileRows),
-                row_tiles = ceil_div(tile.rows, kTileRows);
+                row_tiles = ceil_div(tile.rows, kTileRows), dim_groups = ceil_div(dim_tiles, kTileSums);
   auto* q = reinterpret_cast<bf16*>(w.q);
   pack_query_terms(rows, tile, q);
   begin_rows(rows, tile, row_tiles * kTileRows, 1, w, partial);
@@ -519,19 +519,19 @@ MMB_OP void unit_rows(const Rows& rows, const Tile& tile, const Loader& loader, 
     const Block block = loader.stored(t, count);
     const auto* k = static_cast<const bf16*>(block.k);
     const Ahead ahead = loader.ahead(t + count, next);
-    pair_values(static_cast<const bf16*>(block.v), block.v_stride, rows.a.dv, count, w.values);
+    pair_values(static_cast<const bf16*>(block.v), block.v_stride, rows.a.dv, count, w.values,
+                lines(ahead.v, round_up(count, kTileColumns) / 2));
     for (int64_t r = 0; r < row_tiles; ++r) {
       const int64_t row = r * kTileRows, visible = min_of(count, w.limit[row + kTileRows - 1] - t);
       if (visible <= 0) continue;
       const int64_t token_tiles = ceil_div(visible, kTileRows), value_steps = ceil_div(visible, kTileColumns);
-      const Memory k_ahead = part(ahead.k, r, row_tiles), v_ahead = part(ahead.v, r, row_tiles);
+      const Memory k_ahead = part(ahead.k, r, row_tiles), early = part(k_ahead, 0, 2), late = part(k_ahead, 1, 2);
       for (int64_t i = 0; i < token_tiles; i += 3) {
         const int64_t index = i / 3, groups = ceil_div(token_tiles, 3);
         with_tiles<3>(min_of(3, token_tiles - i), [&](auto tiles) {
           unit_scores<Unit, tiles>(unit, q + r * steps * kQueryTerms * kTileElements, steps,
                                    k + i * kTileRows * block.k_stride, block.k_stride, w.s + i * kTileRows * kTileRows,
-                                   lines(part(k_ahead, index, groups), steps),
-                                   lines(part(v_ahead, index, groups), steps));
+                                   lines(part(early, index, groups), steps));
         });
       }
       for (int64_t i = 0; i < kTileRows; i += kLanes)
@@ -545,7 +545,8 @@ MMB_OP void unit_rows(const Rows& rows, const Tile& tile, const Loader& loader, 
       for (int64_t i = 0; i < dim_tiles; i += kTileSums)
         with_tiles<kTileSums>(min_of(kTileSums, dim_tiles - i), [&](auto tiles) {
           unit_mix<Unit, tiles>(unit, w.weights, w.values + i * kTileElements, dim_tiles * kTileElements, value_steps,
-                                o + i * kTileRows, rows.o_stride);
+                                o + i * kTileRows, rows.o_stride,
+                                lines(part(late, i / kTileSums, dim_groups), value_steps));
         });
     }
   }
@@ -563,7 +564,7 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
   few_rows<E, 1>(rows, tile, loader, begin, end, w, p);
 }
 
-constexpr int64_t kUnitRows = 5;  // fewer leave the matrix unit's tiles too empty
+constexpr int64_t kUnitRows = 9;  // fewer fill the tiles so little that dots are faster
 
 // Tokens [begin, end) for the rows of a tile.
 template <class Unit>

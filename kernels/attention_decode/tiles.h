@@ -25,9 +25,10 @@ MMB_OP void pair_up(const bf16* first, const bf16* second, Vec& a, Vec& b) {
 
 // Values of `count` tokens as right operands, [step of 32 tokens][tile of 16 dims][16 pairs][16][2]; tokens that are not
 // there are zero.
-[[gnu::noinline]] void pair_values(const bf16* v, int64_t stride, int64_t dv, int64_t count, bf16* out) {
+[[gnu::noinline]] void pair_values(const bf16* v, int64_t stride, int64_t dv, int64_t count, bf16* out, Lines ahead) {
   const int64_t dim_tiles = ceil_div(dv, kTileRows), spans = ceil_div(dv, 2 * kLanes);
   for (int64_t t = 0; t < round_up(count, kTileColumns); t += 2) {
+    ahead.fetch();
     const bf16* first = t < count ? v + t * stride : nullptr;
     const bf16* second = t + 1 < count ? v + (t + 1) * stride : nullptr;
     bf16* to = out + t / kTileColumns * dim_tiles * kTileElements + t % kTileColumns * kTileRows;
@@ -46,7 +47,7 @@ MMB_OP void pair_up(const bf16* first, const bf16* second, Vec& a, Vec& b) {
 // Scores of up to 4 tiles of 16 tokens and 16 rows: s[token][16]. `q` is [step][term][16 pairs][16 rows][2].
 template <class Unit, int Tiles>
 [[gnu::noinline]] void unit_scores(Unit& unit, const bf16* q, int64_t steps, const bf16* k, int64_t k_stride, float* s,
-                                   Lines k_ahead, Lines v_ahead) {
+                                   Lines ahead) {
   const int64_t bytes = k_stride * 2;
   const auto each = [&](const auto& f) {
     f(std::integral_constant<int, 0>());
@@ -55,8 +56,7 @@ template <class Unit, int Tiles>
   };
   each([&](auto i) { unit.template zero<i>(); });
   for (int64_t step = 0; step < steps; ++step) {
-    k_ahead.fetch();
-    v_ahead.fetch();
+    ahead.fetch();
     each([&](auto i) { unit.template load_left<i>(k + i * kTileRows * k_stride, bytes); });
     MMB_UNROLL
     for (int term = 0; term < kQueryTerms; ++term) {
@@ -93,7 +93,7 @@ template <class Unit, int Tiles>
 // o += weights * values for 16 rows and up to 4 tiles of 16 dims; `apart`: elements of v from step to step.
 template <class Unit, int Tiles>
 [[gnu::noinline]] void unit_mix(Unit& unit, const bf16* weights, const bf16* v, int64_t apart, int64_t steps, float* o,
-                                int64_t o_stride) {
+                                int64_t o_stride, Lines ahead) {
   const auto each = [&](const auto& f) {
     f(std::integral_constant<int, 0>());
     if constexpr (Tiles > 1) f(std::integral_constant<int, 1>());
@@ -102,6 +102,7 @@ template <class Unit, int Tiles>
   };
   each([&](auto i) { unit.template load_sum<i>(o + i * kTileRows, o_stride * 4); });
   for (int64_t step = 0; step < steps; ++step) {
+    ahead.fetch();
     unit.template load_left<0>(weights, 64);
     unit.template load_left<1>(weights + kTileElements, 64);
     unit.template load_left<2>(weights + 2 * kTileElements, 64);

@@ -28,7 +28,9 @@ std::string DenseFfn::key(const Shape& shape) {
 Cost DenseFfn::cost(const Shape& shape, DType dtype, std::string_view) {
   const auto N = static_cast<double>(shape.tokens), H = static_cast<double>(shape.hidden_size),
              I = static_cast<double>(shape.intermediate_size);
-  return {.flops = 6 * N * H * I,
+  const double flops = 6 * N * H * I;
+  return {.flops = flops,
+          .bf16_flops = bf16_flops(flops, dtype),
           .weight_bytes = 3 * H * I * static_cast<double>(size_of(dtype)),
           .activation_bytes = 4 * 2 * N * H,
           .exps = N * I};

@@ -8,9 +8,12 @@ void fma_peak(const FmaPeak::Shape& shape, const FmaPeak::Args& args, Range elem
   for (int64_t i = elements.begin; i < elements.end; ++i) {
     S v(args.x[i]);
     for (int64_t step = 0; step < shape.steps; ++step) {
-      S next(args.b);
-      next += S(args.a) * v;
-      v = next;
+      if (args.products == 0) {
+        S next(args.b);
+        next += S(args.a) * v;
+        v = next;
+      }
+      for (int64_t p = 0; p < args.products; ++p) v += S(args.a) * S(args.b);
     }
     args.y[i] = static_cast<float>(value(v));
   }

@@ -1,51 +1,25 @@
 // Bound: the multiply-add units.
-// Idea: as many independent chains as registers allow beside a and b. Two units of latency 4 need 8 chains, four need
-// 16; levels without FMA need latency 8. Split: blocks of kBlock elements, evenly over the threads.
-#include "mmb/fma_peak.h"
-
-#include "../simd.h"
-#include "../team.h"
+// Idea: as many independent chains as registers allow beside a and b. Two units of latency 4 need 8 chains, four need 16;
+// levels without FMA need latency 8. Split: blocks of chains, evenly over the threads.
+#include "chains.h"
 
 namespace mmb::MMB_IMPL {
 namespace {
 
-constexpr int kChains = kRegisters * 3 / 4;
-static_assert(FmaPeak::kBlock % (kChains * kLanes) == 0);
-
-// `n` of kChains * kLanes elements; vectors beyond are computed on zeros.
-[[gnu::noinline]] void chains(const float* x, float a, float b, float* y, int64_t n, int64_t steps) {
-  const Vec va = broadcast(a), vb = broadcast(b);
-  Vec v[kChains];
-  MMB_UNROLL
-  for (int c = 0; c < kChains; ++c) {
-    const int64_t left = n - c * kLanes;
-    v[c] = left >= kLanes ? load(x + c * kLanes) : left > 0 ? load_partial(x + c * kLanes, left) : Vec{};
-  }
-  for (int64_t step = 0; step < steps; ++step) {
-    MMB_UNROLL
-    for (int c = 0; c < kChains; ++c) v[c] = fma(v[c], va, vb);
-  }
-  MMB_UNROLL
-  for (int c = 0; c < kChains; ++c) {
-    const int64_t left = n - c * kLanes;
-    if (left >= kLanes)
-      store(y + c * kLanes, v[c]);
-    else if (left > 0)
-      store_partial(y + c * kLanes, v[c], left);
-  }
-}
+struct Fma {
+  using Sum = Vec;
+  static constexpr int kWidth = kLanes, kChains = kRegisters * 3 / 4;
+  Vec a, b;
+  MMB_OP Fma(float x, float y) : a(broadcast(x)), b(broadcast(y)) {}
+  MMB_OP Vec start(const float* x) const { return load(x); }
+  MMB_OP Vec step(Vec v) const { return fma(v, a, b); }
+  MMB_OP void finish(Vec v, float* y) const { store(y, v); }
+};
 
 }  // namespace
 
 void fma_peak(const FmaPeak::Shape& shape, const FmaPeak::Args& args) noexcept {
-  const int64_t E = shape.elements, block = kChains * kLanes;
-  team([&] {
-    const Share blocks = share(ceil_div(E, FmaPeak::kBlock));
-    const int64_t end = blocks.end * FmaPeak::kBlock < E ? blocks.end * FmaPeak::kBlock : E;
-    for (int64_t i = blocks.begin * FmaPeak::kBlock; i < end; i += block)
-      chains(args.x + i, args.a, args.b, args.y + i, end - i < block ? end - i : block, shape.steps);
-    barrier();
-  });
+  peak_of<Fma>(shape, args);
 }
 
 }  // namespace mmb::MMB_IMPL

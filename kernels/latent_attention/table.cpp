@@ -23,7 +23,9 @@ Cost LatentAttention::cost(const Shape& shape, DType dtype, std::string_view) {
   const Batch batch(shape.batch, shape.new_tokens, shape.context, shape.shortest);
   const auto H = static_cast<double>(shape.num_attention_heads), R = static_cast<double>(shape.kv_lora_rank),
              D = static_cast<double>(shape.qk_rope_head_dim), pairs = static_cast<double>(batch.attended());
-  return {.flops = 2 * H * (2 * R + D) * pairs,
+  const double flops = 2 * H * (2 * R + D) * pairs;
+  return {.flops = flops,
+          .bf16_flops = bf16_flops(flops, dtype),
           .kv_bytes = static_cast<double>(batch.cached()) * (R + D) * static_cast<double>(size_of(dtype)),
           .activation_bytes = 4 * static_cast<double>(batch.tokens()) * H * (2 * R + D),
           .exps = H * pairs};

@@ -20,7 +20,9 @@ std::string Linear::key(const Shape& shape) {
 Cost Linear::cost(const Shape& shape, DType dtype, std::string_view) {
   const auto N = static_cast<double>(shape.tokens), K = static_cast<double>(shape.in_features),
              M = static_cast<double>(shape.out_features);
-  return {.flops = 2 * N * M * K,
+  const double flops = 2 * N * M * K;
+  return {.flops = flops,
+          .bf16_flops = bf16_flops(flops, dtype),
           .weight_bytes = M * K * static_cast<double>(size_of(dtype)),
           .activation_bytes = 4 * N * (K + M)};
 }

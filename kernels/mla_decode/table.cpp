@@ -49,10 +49,13 @@ Cost MlaDecode::cost(const Shape& shape, DType dtype, std::string_view algo) {
   Cost cost{.activation_bytes = 4 * N * nh * (dn + D + dv), .exps = nh * P};
   if (algo == "expanded") {
     cost.flops = useful_flops(shape);
+    cost.bf16_flops = bf16_flops(cost.flops, dtype);
     cost.kv_bytes = T * nh * (dn + D + dv) * size;
   } else {
     cost.flops =
         algo == "absorbed" ? 2 * nh * (2 * R + D) * P + 2 * N * weights : useful_flops(shape) + 2 * T * weights;
+    // Keys and values that are expanded on the way are f32.
+    cost.bf16_flops = bf16_flops(algo == "absorbed" ? cost.flops : 2 * T * weights, dtype);
     cost.weight_bytes = weights * size;
     cost.kv_bytes = T * (R + D) * size;
   }

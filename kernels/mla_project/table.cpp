@@ -49,7 +49,9 @@ Cost MlaProject::cost(const Shape& shape, DType dtype, std::string_view) {
              R = static_cast<double>(shape.kv_lora_rank), query = static_cast<double>(query_width(shape)),
              latent = static_cast<double>(latent_width(shape));
   const double weights = H * Q + static_cast<double>(q_b_width(shape)) * query + H * latent;
-  return {.flops = 2 * N * weights,
+  const double flops = 2 * N * weights;
+  return {.flops = flops,
+          .bf16_flops = bf16_flops(flops, dtype),
           .weight_bytes = weights * size + 4 * (Q + R),
           .kv_bytes = N * latent * size,
           .activation_bytes = 4 * N * (H + query)};

@@ -101,7 +101,9 @@ Cost MoeExperts::cost(const Shape& shape, DType dtype, std::string_view) {
              Is = static_cast<double>(shape.shared_intermediate_size),
              K = static_cast<double>(shape.num_experts_per_tok),
              touched = static_cast<double>(load(shape, route(shape)).experts_touched);
-  return {.flops = 6 * N * H * (K * I + Is),
+  const double flops = 6 * N * H * (K * I + Is);
+  return {.flops = flops,
+          .bf16_flops = bf16_flops(flops, dtype),
           .weight_bytes = 3 * H * (touched * I + Is) * static_cast<double>(size_of(dtype)),
           .activation_bytes = 8 * N * (H + K),
           .exps = N * (K * I + Is)};

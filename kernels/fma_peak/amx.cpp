@@ -1,0 +1,46 @@
+// Bound: the matrix unit: a product of 16 x 32 and 32 x 16 bf16 in 16 cycles, of latency 52, so that four chains of sums are
+// enough. Three for each step, the terms of an f32 (tiles.h): this is the rate of what kernels do with it.
+#include "../tiles.h"
+#include "chains.h"
+
+namespace mmb::MMB_IMPL {
+namespace {
+
+template <int Term>
+MMB_OP void dots(TileUnit& unit) {
+  unit.dot<0, Term>();
+  unit.dot<1, Term>();
+  unit.dot<2, Term>();
+  unit.dot<3, Term>();
+}
+
+}  // namespace
+
+void fma_peak_tiles(const FmaPeak::Shape& shape, const FmaPeak::Args& args) noexcept {
+  constexpr int64_t kSum = kTileRows * kPanel;
+  each_block<kTileSums * kSum>(shape, args, [&](const float* x, float* y) {
+    alignas(64) bf16 left[kTerms<float>][kTileRows * kTileColumns] = {}, right[kTileRows * kTileColumns];
+    for (bf16& element : left[0]) element = to_bf16(args.a);  // exactly: the other terms are zero
+    for (bf16& element : right) element = to_bf16(args.b);
+    TileUnit unit(kTileRows);
+    unit.load_left<0>(left[0], 64);
+    unit.load_left<1>(left[1], 64);
+    unit.load_left<2>(left[2], 64);
+    unit.load_right(right, 64);
+    unit.load_sum<0>(x, 64);
+    unit.load_sum<1>(x + kSum, 64);
+    unit.load_sum<2>(x + 2 * kSum, 64);
+    unit.load_sum<3>(x + 3 * kSum, 64);
+    for (int64_t step = 0; step < shape.steps; ++step) {
+      dots<0>(unit);
+      dots<1>(unit);
+      dots<2>(unit);
+    }
+    unit.store_sum<0>(y, 64);
+    unit.store_sum<1>(y + kSum, 64);
+    unit.store_sum<2>(y + 2 * kSum, 64);
+    unit.store_sum<3>(y + 3 * kSum, 64);
+  });
+}
+
+}  // namespace mmb::MMB_IMPL
