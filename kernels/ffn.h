@@ -45,7 +45,8 @@ struct FfnScratch {
 };
 
 MMB_OP int64_t panels_at_once(int64_t tokens, DType weights) {
-  return on_tiles(weights) ? kMaxPanels : panels_beside(static_cast<int>(ceil_div(tokens, TokenTiles(tokens).tiles)));
+  return on_tiles(weights, tokens) ? kNearPanels
+                                   : panels_beside(static_cast<int>(ceil_div(tokens, TokenTiles(tokens).tiles)));
 }
 
 // hidden = silu(gate x) * up x for `panels` of one FFN; x and hidden are packed.
@@ -104,13 +105,12 @@ MMB_OP void add_ffns(const FfnWork* works, int64_t count, const float* x, float*
     total += panel_count(works[i].ffn->gate) * panel_cost(works[i]);
   }
   Scratch scratch;
-  const int64_t results = most * kMaxPanels * kPanel;
+  const int64_t results = most * (kHasTiles ? kNearPanels : kMaxPanels) * kPanel;
   FfnScratch own;
   own.a = scratch.own<float>(2 * results + kMatmulScratch);
   own.b = own.a + results;
   own.widened = own.b + results;
 
-  const DType dtype = works[0].ffn->gate.dtype;
   const Share costs = share(total);
   int64_t before = 0;  // cost of the works before this one
   for (int64_t i = 0; i < count; ++i) {
@@ -121,14 +121,14 @@ MMB_OP void add_ffns(const FfnWork* works, int64_t count, const float* x, float*
       const int64_t panel = sum > before ? ceil_div(sum - before, cost) : 0;
       return panel < panels ? panel : panels;
     };
-    up_panels(work, {panel_at(costs.begin), panel_at(costs.end)}, x + first * packed_row(H, dtype),
-              hidden + first * packed_row(width, dtype), own);
+    up_panels(work, {panel_at(costs.begin), panel_at(costs.end)}, x + first * packed_row(H),
+              hidden + first * packed_row(width), own);
     before += panels * cost;
   }
   barrier();
   const Share outputs = share(ceil_div(H, kPanel));
   for (int64_t i = 0; i < count; ++i)
-    down_panels(works[i], outputs, hidden + (works[i].first - works[0].first) * packed_row(width, dtype), y, own);
+    down_panels(works[i], outputs, hidden + (works[i].first - works[0].first) * packed_row(width), y, own);
   barrier();
 }
 

@@ -20,8 +20,8 @@ constexpr int kTileVecs = kRegisters * 3 / 4;     // accumulators of a tile
 constexpr int kMinPanels = kLanes == 16 ? 2 : 1;  // side by side, at full height
 constexpr int kTileTokens = kTileVecs / (kMinPanels * kVecsPerPanel);
 constexpr int kTallTokens = kTileVecs / kVecsPerPanel;  // of a tile of one panel
-constexpr int kMaxPanels = kLanes == 16 ? 8 : 4;
-constexpr int64_t kColumnBlock = 256;  // columns whose widened lines stay close
+constexpr int kMaxPanels = 4;                           // streams of weights: more of them read slower
+constexpr int64_t kColumnBlock = 256;                   // columns whose widened lines stay close
 
 constexpr int panels_beside(int tokens) {
   int panels = kMaxPanels;
@@ -39,7 +39,7 @@ struct TokenTiles {
 };
 
 // Columns as the packed weights have them: bf16 lines hold two.
-MMB_OP int64_t padded_columns(int64_t cols) {
+MMB_OP constexpr int64_t padded_columns(int64_t cols) {
   return round_up(cols, 2);
 }
 
@@ -85,9 +85,10 @@ template <class E>
   }
 }
 
-// Products with these weights run on the level's matrix unit.
-MMB_OP bool on_tiles(DType weights) {
-  return kHasTiles && weights == DType::bf16;
+// The product runs on the level's matrix unit, which fewer tokens would leave too empty to keep up with memory.
+MMB_OP bool on_tiles(DType weights, int64_t tokens) {
+  constexpr int64_t kLeastTokens = 8;
+  return kHasTiles && weights == DType::bf16 && tokens >= kLeastTokens;
 }
 
 // Token tiles of the matrix unit, of even height too.
@@ -124,16 +125,14 @@ template <class E>
 
 // ---- Tokens packed for a product with weights of type `weights`
 
-// Floats of a token of type E.
-template <class E = float>
-MMB_OP int64_t packed_row(int64_t cols, DType weights) {
-  return on_tiles(weights) ? round_up(cols, kTileColumns) * kTerms<E> / 2 : padded_columns(cols);
+// Floats of a token, at the most.
+MMB_OP constexpr int64_t packed_row(int64_t cols) {
+  return kHasTiles ? round_up(cols, kTileColumns) * kTerms<float> / 2 : padded_columns(cols);
 }
 
 // Floats of all tokens; a tile of the matrix unit may read as many rows as the highest one has.
-template <class E = float>
-MMB_OP int64_t packed_size(int64_t tokens, int64_t cols, DType weights) {
-  return tokens * packed_row<E>(cols, weights) + (on_tiles(weights) ? kTileBytes / 4 : 0);
+MMB_OP constexpr int64_t packed_size(int64_t tokens, int64_t cols) {
+  return tokens * packed_row(cols) + (kHasTiles ? kTileBytes / 4 : 0);
 }
 
 // Columns [columns.begin, columns.end) of `cols`, and the padding behind the last; begin is a multiple of 16, and x points
@@ -143,7 +142,7 @@ MMB_OP void pack(const E* x, int64_t stride, const int32_t* rows, int64_t tokens
                  Share columns, float* packed) {
   if (columns.begin >= columns.end) return;
   if (columns.end >= cols) columns.end = padded_columns(cols);
-  if (on_tiles(weights))
+  if (on_tiles(weights, tokens))
     pack_terms(x, stride, rows, tokens, cols, columns, packed);
   else
     pack_columns(x, stride, rows, tokens, cols, columns, packed);

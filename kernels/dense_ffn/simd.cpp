@@ -12,13 +12,13 @@ void dense_ffn(const DenseFfn::Shape& shape, const DenseFfn::Args& args) noexcep
   team([&] {
     Scratch scratch;
     const DType dtype = args.slabs[0].gate.dtype;
-    auto* x = scratch.shared<float>(packed_size(N, H, dtype));
+    auto* x = scratch.shared<float>(packed_size(N, H));
     int64_t width = 0;
     for (int64_t i = 0; i < args.slab_count; ++i) {
       const int64_t columns = args.slabs[i].gate.rows;
       if (columns > width) width = columns;
     }
-    auto* hidden = scratch.shared<float>(packed_size(N, width, dtype));
+    auto* hidden = scratch.shared<float>(packed_size(N, width));
     pack_tokens(args.x, H, nullptr, N, H, dtype, x);
     clear_own_outputs(args.y, N, H);
     barrier();

@@ -105,8 +105,6 @@ MMB_OP void tile_of_height(int64_t height, const float* x, PanelGroup<T> w, int6
 template <class T>
 MMB_OP void tile_of(int64_t height, int64_t panels, const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead,
                     Destination out) {
-  if constexpr (kMaxPanels >= 8)
-    if (panels == 8) return tile_of_height<T, 8>(height, x, w, lines, ahead, out);
   if (panels == 4) return tile_of_height<T, 4>(height, x, w, lines, ahead, out);
   if (panels == 2) return tile_of_height<T, 2>(height, x, w, lines, ahead, out);
   tile_of_height<T, 1>(height, x, w, lines, ahead, out);
@@ -137,13 +135,14 @@ template <class T>
 MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tokens, const Matrix& w, Share panels,
                       float* y, int64_t y_stride, float* scratch) {
   if constexpr (kHasTiles && sizeof(T) == 2)
-    return x == DType::f32 ? unit_panels<TileUnit, kTerms<float>>(packed, tokens, w, panels, y, y_stride, scratch)
-                           : unit_panels<TileUnit, kTerms<bf16>>(packed, tokens, w, panels, y, y_stride, scratch);
+    if (on_tiles(w.dtype, tokens))
+      return x == DType::f32 ? unit_panels<TileUnit, kTerms<float>>(packed, tokens, w, panels, y, y_stride, scratch)
+                             : unit_panels<TileUnit, kTerms<bf16>>(packed, tokens, w, panels, y, y_stride, scratch);
   constexpr int64_t q = 4 / sizeof(T), kLine = 64 / sizeof(T), kBlock = kColumnBlock / q;
   // Tokens that stay in L2 are met by one group of panels after the other, which keeps sums near; more of them by one block
   // of columns after the other.
   constexpr int64_t kNear = 1 << 20;
-  constexpr int64_t kAhead = 96;  // lines, over all streams: what memory delivers in twice its latency
+  constexpr int64_t kAhead = 128;  // lines, over all streams: what memory delivers in twice its latency
   const int64_t lines = ceil_div(w.cols, q), stride = lines * kLine, K = padded_columns(w.cols);
   const TokenTiles tiles(tokens);
   const int64_t beside = panels_beside(static_cast<int>(ceil_div(tokens, tiles.tiles)));
@@ -203,7 +202,7 @@ void linear(const Linear::Shape& shape, const Linear::Args& args) noexcept {
   const int64_t N = shape.tokens, K = shape.in_features, M = shape.out_features;
   team([&] {
     Scratch scratch;
-    auto* packed = scratch.shared<float>(packed_size(N, K, args.w.dtype));
+    auto* packed = scratch.shared<float>(packed_size(N, K));
     pack_tokens(args.x, K, nullptr, N, K, args.w.dtype, packed);
     barrier();
     matmul(packed, N, args.w, share(panel_count(args.w)), args.y, M, scratch.own<float>(kMatmulScratch));

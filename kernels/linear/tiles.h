@@ -19,22 +19,28 @@ constexpr int64_t kBlockSteps = 32;
 // right + p * apart; the sums are [16][Panels][16].
 template <class Unit, int Terms, int Panels>
 struct UnitProduct {
-  template <int P>
+  // kAhead: bytes to the lines to prefetch, a tile of them before each tile that is loaded.
+  template <int P, int64_t kAhead>
   MMB_OP static void panel(Unit& unit, const char* lines) {
+    if constexpr (kAhead > 0) {
+      MMB_UNROLL
+      for (int i = 0; i < 16; ++i) prefetch(lines + kAhead + i * 64);
+    }
     unit.load_right(lines, 64);
     unit.template dot<P, 0>();
     if constexpr (Terms > 1) unit.template dot<P, 1>();
     if constexpr (Terms > 2) unit.template dot<P, 2>();
   }
 
+  template <int64_t kAhead>
   MMB_OP static void step(Unit& unit, const char* left, int64_t term_bytes, const char* right, int64_t apart) {
     unit.template load_left<0>(left, 64);
     if constexpr (Terms > 1) unit.template load_left<1>(left + term_bytes, 64);
     if constexpr (Terms > 2) unit.template load_left<2>(left + 2 * term_bytes, 64);
-    panel<0>(unit, right);
-    if constexpr (Panels > 1) panel<1>(unit, right + apart);
-    if constexpr (Panels > 2) panel<2>(unit, right + 2 * apart);
-    if constexpr (Panels > 3) panel<3>(unit, right + 3 * apart);
+    panel<0, kAhead>(unit, right);
+    if constexpr (Panels > 1) panel<1, kAhead>(unit, right + apart);
+    if constexpr (Panels > 2) panel<2, kAhead>(unit, right + 2 * apart);
+    if constexpr (Panels > 3) panel<3, kAhead>(unit, right + 3 * apart);
   }
 
   // The last columns: `lines` of 16 lines exist.
@@ -43,7 +49,7 @@ struct UnitProduct {
     alignas(64) char padded[Panels * kTileBytes] = {};
     for (int p = 0; p < Panels; ++p)
       memcpy(padded + p * kTileBytes, right + p * apart, static_cast<size_t>(64 * lines));
-    step(unit, left, term_bytes, padded, kTileBytes);
+    step<0>(unit, left, term_bytes, padded, kTileBytes);
   }
 
   MMB_OP static void begin(Unit& unit, const float* y, int64_t bytes, bool add) {
@@ -75,7 +81,7 @@ struct UnitProduct {
     for (; line + 16 <= lines; line += 16, left += Terms * term_bytes) {
       left_ahead.fetch();
       right_ahead.fetch();
-      step(unit, left, term_bytes, right + line * 64, apart);
+      step<0>(unit, left, term_bytes, right + line * 64, apart);
     }
     if (line < lines) last_step(unit, left, term_bytes, right + line * 64, apart, lines - line);
     end(unit, sums, Panels * 64);
@@ -88,15 +94,8 @@ struct UnitProduct {
     const int64_t term_bytes = height * kTileColumns * 2;
     begin(unit, sums, Panels * 64, false);
     int64_t line = 0;
-    for (; line + 16 <= lines; line += 16, left += Terms * term_bytes) {
-      const char* now = right + line * 64;
-      MMB_UNROLL
-      for (int p = 0; p < Panels; ++p) {
-        MMB_UNROLL
-        for (int i = 0; i < 16; ++i) prefetch(now + p * apart + kAhead + i * 64);
-      }
-      step(unit, left, term_bytes, now, apart);
-    }
+    for (; line + 16 <= lines; line += 16, left += Terms * term_bytes)
+      step<kAhead>(unit, left, term_bytes, right + line * 64, apart);
     if (line < lines) last_step(unit, left, term_bytes, right + line * 64, apart, lines - line);
     end(unit, sums, Panels * 64);
   }

@@ -18,7 +18,7 @@ namespace {
 MMB_OP void per_head(const Matrix& w, int64_t N, int64_t nh, const float* x, int64_t x_width, float* y,
                      int64_t y_width) {
   Scratch scratch;
-  auto* packed = scratch.own<float>(packed_size(N, w.cols, w.dtype));
+  auto* packed = scratch.own<float>(packed_size(N, w.cols));
   auto* own = scratch.own<float>(kMatmulScratch);
   const int64_t panels = panel_count(w);
   const Share units = share(nh * panels);

@@ -55,7 +55,7 @@ MMB_OP void attend_expanded(const MlaPrefill::Shape& shape, const MlaPrefill::Ar
                    dn,
                    D,
                    dv,
-                   scratch.own<float>(packed_size<T>(kBlock, R, args.w_uk.dtype)),
+                   scratch.own<float>(packed_size(kBlock, R)),
                    scratch.own<float>(kMatmulScratch),
                    scratch.own<float>(kBlock * Cache<float>::copy_stride(dn + D)),
                    scratch.own<float>(kBlock * Cache<float>::copy_stride(dv))};

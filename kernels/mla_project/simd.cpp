@@ -30,7 +30,7 @@ void mla_project(const MlaProject::Shape& shape, const MlaProject::Args& args) n
                 Q = shape.q_lora_rank, R = shape.kv_lora_rank, dn = shape.qk_nope_head_dim, D = shape.qk_rope_head_dim;
   team([&] {
     Scratch scratch;
-    auto* packed = scratch.shared<float>(packed_size(N, H, args.kv_a.dtype));
+    auto* packed = scratch.shared<float>(packed_size(N, H));
     auto* q_a = scratch.shared<float>(N * Q);
     auto* kv = scratch.shared<float>(N * (R + D));
     auto* latent = scratch.shared<float>(N * R);

@@ -64,14 +64,14 @@ void moe_experts(const MoeExperts::Shape& shape, const MoeExperts::Args& args) n
     const int64_t entries = works[count - 1].first + works[count - 1].tokens;
     if (entries < wave_entries) wave_entries = entries;
     const DType dtype = works[0].ffn->gate.dtype;
-    auto* x = scratch.shared<float>(packed_size(wave_entries, H, dtype));
-    auto* hidden = scratch.shared<float>(packed_size(wave_entries, width, dtype));
+    auto* x = scratch.shared<float>(packed_size(wave_entries, H));
+    auto* hidden = scratch.shared<float>(packed_size(wave_entries, width));
 
     for (int64_t i = 0, next; i < count; i = next) {
       const FfnWork* wave = works + i;
       for (next = i; next < count && works[next].first + works[next].tokens - wave->first <= wave_entries; ++next)
         pack_tokens(args.x, H, works[next].rows, works[next].tokens, H, dtype,
-                    x + (works[next].first - wave->first) * packed_row(H, dtype));
+                    x + (works[next].first - wave->first) * packed_row(H));
       barrier();
       add_ffns(wave, next - i, x, hidden, width, H, args.y);
     }

@@ -101,7 +101,7 @@ void moe_router(const MoeRouter::Shape& shape, const MoeRouter::Args& args) noex
   const int64_t N = shape.tokens, H = shape.hidden_size, E = shape.n_routed_experts, K = shape.num_experts_per_tok;
   team([&] {
     Scratch scratch;
-    auto* packed = scratch.shared<float>(packed_size(N, H, args.gate.dtype));
+    auto* packed = scratch.shared<float>(packed_size(N, H));
     pack_tokens(args.x, H, nullptr, N, H, args.gate.dtype, packed);
     barrier();
     matmul(packed, N, args.gate, share(panel_count(args.gate)), args.scores, E, scratch.own<float>(kMatmulScratch));
