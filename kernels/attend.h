@@ -24,10 +24,13 @@ constexpr int kStoredTokens =
 // each where elements in order take two. Queries and results are put in that order meanwhile.
 template <class E>
 constexpr int kSpan = 4 / sizeof(E);
+// Elements that rows are readable in whole multiples of: spans, or steps of a matrix unit.
+template <class E>
+constexpr int64_t kRowMultiple = kHasTiles && sizeof(E) == 2 ? kTileColumns : kLanes* kSpan<E>;
 
 }  // namespace
 
-// Rows of consecutive tokens, readable up to whole spans, where keys are finite; keys as if the tokens were a multiple of
+// Rows of consecutive tokens, readable up to kRowMultiple, where keys are finite; keys as if the tokens were a multiple of
 // kStoredTokens (stored) or kBlock (wide).
 struct Block {
   const void *k, *v;
@@ -131,7 +134,7 @@ struct Cache {
  private:
   // Where it is, if whole spans and whole tiles of tokens can be read there.
   MMB_OP Block in_place(int64_t begin, int64_t count, int64_t tile) const {
-    if (dk % (kLanes * kSpan<T>) || dv % (kLanes * kSpan<T>)) return copied<T>(begin, count, true);
+    if (dk % kRowMultiple<T> || dv % kRowMultiple<T>) return copied<T>(begin, count, true);
     Block block{k + begin * k_stride, v + begin * v_stride, k_stride, v_stride};
     if (count % tile) {
       const Block copy = copied<T>(begin, count, false);
@@ -155,7 +158,7 @@ struct Cache {
   template <class E>
   MMB_OP static void copy_rows(const T* in, int64_t in_stride, int64_t dims, int64_t count, E* out, int64_t stride) {
     for (int64_t t = 0; t < count; ++t, in += in_stride, out += stride) {
-      for (int64_t i = 0; i < round_up(dims, kLanes * kSpan<E>); i += kLanes) {
+      for (int64_t i = 0; i < round_up(dims, kRowMultiple<E>); i += kLanes) {
         const int64_t n = dims - i;
         store(out + i, n >= kLanes ? load(in + i) : n > 0 ? load_partial(in + i, n) : Vec{});
       }

@@ -97,6 +97,8 @@ class TileUnit {
     __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(p), "r"(bytes), "i"(T) : "memory");
   }
 };
+#elif defined(MMB_EMULATED_TILES)
+constexpr bool kHasTiles = true;  // TileUnit is the test's (tests/emulated_tiles.h)
 #else
 constexpr bool kHasTiles = false;
 class TileUnit;

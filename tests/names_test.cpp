@@ -17,7 +17,7 @@ const fs::path kSource = MMB_SOURCE_DIR;
 const Names kSharedHeaders = {"accounting",    "attention", "compare", "cost",   "error",     "kernel",
                               "layer_problem", "machine",   "model",   "random", "sequences", "tensor"};
 const Names kSharedTests = {"accounting", "bench", "compare", "golden",      "kernel",
-                            "machine",    "model", "names",   "safetensors", "tensor"};
+                            "machine",    "model", "names",   "safetensors", "tensor", "tiles"};
 
 // The files of a folder that end in `ending`, without it.
 Names files(const char* folder, const std::string& ending) {

@@ -28,8 +28,11 @@ bool supported(Impl impl);
 // The widest supported level. What is fastest is measured (machine.h).
 Impl best_impl();
 
-// The levels that this build contains: X(level) for each, from narrow to wide.
-#if defined(__x86_64__)
+// The levels that this build contains: X(level) for each, from narrow to wide. A test compiles some kernels once more, for
+// an emulated matrix unit.
+#if defined(MMB_EMULATED_TILES)
+#define MMB_LEVELS(X, ...) X(emulated, __VA_ARGS__)
+#elif defined(__x86_64__)
 #define MMB_LEVELS(X, ...) X(generic, __VA_ARGS__) X(avx2, __VA_ARGS__) X(avx512, __VA_ARGS__) X(amx, __VA_ARGS__)
 #elif defined(__aarch64__)
 #define MMB_LEVELS(X, ...) X(neon, __VA_ARGS__)

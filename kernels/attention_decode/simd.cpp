@@ -257,7 +257,7 @@ struct Rows {
   int64_t group, o_stride;
 
   MMB_OP explicit Rows(const Attention& problem)
-      : a(problem), group(a.heads / a.kv_heads), o_stride(round_up(a.dv, 2 * kLanes)) {}
+      : a(problem), group(a.heads / a.kv_heads), o_stride(round_up(a.dv, kTileColumns)) {}
 
   MMB_OP int64_t new_tokens(int64_t b) const { return a.sequences.first[b + 1] - a.sequences.first[b]; }
   MMB_OP int64_t count(int64_t b) const { return new_tokens(b) * group; }
@@ -564,6 +564,7 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
   few_rows<E, 1>(rows, tile, loader, begin, end, w, p);
 }
 
+constexpr int64_t kMostLanes = kPanelRows > kTileRows ? kPanelRows : kTileRows;  // rows side by side, in any kernel
 constexpr int64_t kUnitRows = 9;  // fewer fill the tiles so little that dots are faster
 
 // Tokens [begin, end) for the rows of a tile.
@@ -672,13 +673,13 @@ void attention_decode_core(const Attention& problem, const Loader& loader) noexc
   const int64_t threads = thread_count(), self = thread_index();
   int64_t most = 1;
   for (int64_t b = 0; b < problem.sequences.batch; ++b) most = rows.tile_height(b) > most ? rows.tile_height(b) : most;
-  most = round_up(most, kPanelRows);
+  most = round_up(most, kMostLanes);
 
   Scratch scratch;
   auto* places = scratch.shared<Place>(threads + 1);
   Workspace work{.q = scratch.own<float>(most * round_up(problem.dk, kTileColumns) * kTerms<float> / 2),
-                 .s = scratch.own<float>(kBlock * kPanelRows),
-                 .alpha = scratch.own<float>(kPanelRows),
+                 .s = scratch.own<float>(kBlock * kMostLanes),
+                 .alpha = scratch.own<float>(kMostLanes),
                  .limit = scratch.own<int32_t>(most)};
   if constexpr (kHasTiles) {
     work.weights = scratch.own<bf16>(kBlock * kTileRows * kTerms<float>);
