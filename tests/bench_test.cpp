@@ -162,7 +162,7 @@ TEST(Rows, ARowIsFoundByItsNameWhateverTheProfile) {
   for (Profile profile : {Profile::smoke, Profile::quick, Profile::full}) {
     Selection selection;
     selection.profile = profile;
-    selection.impls = {Impl::generic};
+    selection.impls = {levels().front()};
     selection.memory = int64_t{128} << 20;
     Suite all(selection);
     all.add_rows();
