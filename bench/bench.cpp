@@ -285,7 +285,7 @@ void Suite::time(Row& row, benchmark::State& state) {
   // Of the instructions that most of the row's work is for.
   const bool bf16 = 2 * cost.bf16_flops > cost.flops;
   state.counters["peak_gflops"] = (bf16 ? machine.bf16_flops_per_second : machine.flops_per_second) / kGiga;
-  state.SetLabel(bf16 ? machine.bf16_class : machine.flops_class);
+  state.SetLabel((bf16 ? machine.bf16_class : machine.flops_class) + (row.note.empty() ? "" : "; " + row.note));
   state.counters["peak_gbs"] = machine.bytes_per_second / kGiga;
   rate("gflops", cost.flops * 1e-9);
   rate("gbs", cost.bytes() * 1e-9);

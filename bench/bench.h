@@ -54,6 +54,7 @@ struct Row {
   Impl impl = Impl::reference;
   Threads threads = Threads::all;
   bool reads_arena = false;  // weights or caches, cold in every iteration
+  std::string note;          // of a library's row
   Cost cost;
   std::vector<Cost> parts;                 // of a composite: its ops'
   int64_t tokens = 0;                      // per iteration
@@ -254,6 +255,7 @@ void Suite::add(const Model& model, const typename Op::Shape& shape, std::string
     for (const Kernel<Op>& kernel : Op::kernels()) {
       if (!selected(kernel.impl)) continue;
       for (DType dtype : selection_.dtypes) {
+        if (kernel.takes && !kernel.takes(dtype)) continue;
         for (Threads threads : threads(kernel.algo == headline)) {
           Row row;
           row.name = {Op::name,
@@ -265,6 +267,7 @@ void Suite::add(const Model& model, const typename Op::Shape& shape, std::string
                       threads == Threads::one ? "1" : "all"};
           if (!selected(row.name.text())) continue;
           row.impl = kernel.impl;
+          if (kernel.note) row.note = kernel.note();
           row.threads = threads;
           row.cost = Op::cost(shape, dtype, kernel.algo);
           if constexpr (requires { Op::parts(shape, dtype); }) row.parts = Op::parts(shape, dtype);

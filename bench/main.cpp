@@ -271,6 +271,9 @@ void bind_threads(char** argv) {
     if (std::getenv(variable)) return;
   setenv("OMP_PROC_BIND", "close", 1);
   setenv("OMP_PLACES", "cores", 1);
+  // OpenBLAS takes a CPU whose model it does not know for the oldest.
+  if (supported(Impl::avx512) || supported(Impl::avx2))
+    setenv("OPENBLAS_CORETYPE", supported(Impl::avx512) ? "SkylakeX" : "Haswell", 0);
   execv("/proc/self/exe", argv);  // returns where that is not possible: unbound, which a warning says
 }
 

@@ -81,10 +81,12 @@ std::vector<DType> parse_dtypes(const std::string& text) {
 std::vector<Impl> parse_impls(const std::string& text) {
   std::string expected = "reference";
   for (Impl impl : impls()) expected += std::string(", ") + name(impl);
+  for (Impl impl : peers()) expected += std::string(", ") + name(impl);
   return parse_list<Impl>("--impl", text, "any of " + expected, [](const std::string& word, Impl& value) {
     if (word == "reference") return value = Impl::reference, true;
-    for (Impl impl : impls())
-      if (word == name(impl)) return value = impl, true;
+    for (const auto& known : {impls(), peers()})
+      for (Impl impl : known)
+        if (word == name(impl)) return value = impl, true;
     return false;
   });
 }

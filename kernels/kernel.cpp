@@ -1,5 +1,8 @@
 #include "mmb/kernel.h"
 
+#include <algorithm>
+#include <array>
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -7,6 +10,13 @@
 #endif
 
 namespace mmb {
+namespace {
+
+bool is_peer(Impl impl) {
+  return std::find(peers().begin(), peers().end(), impl) != peers().end();
+}
+
+}  // namespace
 
 const char* name(Impl impl) {
   switch (impl) {
@@ -28,6 +38,12 @@ const char* name(Impl impl) {
       return "avx512fp16";
     case Impl::avx512vnni:
       return "avx512vnni";
+    case Impl::eigen:
+      return "eigen";
+    case Impl::openblas:
+      return "openblas";
+    case Impl::onednn:
+      return "onednn";
   }
   return "unknown";
 }
@@ -100,18 +116,21 @@ bool supported(Impl impl) {
       return cpu_has_avx512() && (leaf_7(0).d & 1u << 23);
     case Impl::avx512vnni:
       return cpu_has_avx512() && (leaf_7(0).c & 1u << 11);
-    case Impl::neon:
-      return false;
+#if defined(MMB_EIGEN_LEVEL)
+    case Impl::eigen:
+      return supported(Impl::MMB_EIGEN_LEVEL);
+#endif
+    default:
+      return is_peer(impl);
   }
-  return false;
 }
 #elif defined(__aarch64__)
 bool supported(Impl impl) {
-  return impl == Impl::reference || impl == Impl::neon;
+  return impl == Impl::reference || impl == Impl::neon || is_peer(impl);
 }
 #else
 bool supported(Impl impl) {
-  return impl == Impl::reference || impl == Impl::generic;
+  return impl == Impl::reference || impl == Impl::generic || is_peer(impl);
 }
 #endif
 
@@ -133,6 +152,22 @@ std::span<const Impl> impls() {
   return list;
 }
 #undef MMB_LIST
+
+std::span<const Impl> peers() {
+  static constexpr auto list = std::to_array({
+#if defined(MMB_EIGEN_LEVEL)
+    Impl::eigen,
+#endif
+#if defined(MMB_HAS_OPENBLAS)
+        Impl::openblas,
+#endif
+#if defined(MMB_HAS_ONEDNN)
+        Impl::onednn,
+#endif
+        Impl::reference
+  });
+  return std::span(list).first(list.size() - 1);  // an array has one element at the least
+}
 
 Impl best_impl() {
   Impl best = Impl::reference;

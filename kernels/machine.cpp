@@ -97,8 +97,8 @@ struct Ruler::Probes {
 };
 
 Ruler::Ruler(int threads, Impl impl, Arena& arena)
-    : impl_(impl == Impl::reference ? fastest_impl() : impl), threads_(threads) {
-  MMB_REQUIRE(threads > 0 && supported(impl_), "measure: " << threads << " threads, " << name(impl_));
+    : impl_(kernel_of<FmaPeak>(impl) && impl != Impl::reference ? impl : fastest_impl()), threads_(threads) {
+  MMB_REQUIRE(threads > 0 && supported(impl), "measure: " << threads << " threads, " << name(impl));
   const Threads on(threads);
   probes_ = std::make_unique<Probes>();
   for (const char* algo : {"", "tile_bf16"}) {

@@ -41,11 +41,12 @@ int64_t matrix_bytes(int64_t rows, int64_t cols, DType dtype) {
 }
 
 double Matrix::at(int64_t row, int64_t col) const {
+  if (row_major) return element(data, dtype, row * cols + col);
   return element(data, dtype, transposed ? panel_index(col, row, rows, dtype) : panel_index(row, col, cols, dtype));
 }
 
 void Matrix::copy_row(int64_t row, double* out) const {
-  if (transposed) {
+  if (transposed || row_major) {
     for (int64_t c = 0; c < cols; ++c) out[c] = at(row, c);
   } else if (dtype == DType::f32) {
     const float* line = static_cast<const float*>(data) + panel_index(row, 0, cols, dtype);
@@ -89,7 +90,7 @@ void multiply_panels(const Matrix& m, const double* x, double* y) {
 }  // namespace
 
 void Matrix::multiply(const double* x, double* y) const {
-  if (transposed) {
+  if (transposed || row_major) {
     std::vector<double> row(static_cast<size_t>(cols));
     for (int64_t r = 0; r < rows; ++r) {
       copy_row(r, row.data());
@@ -103,6 +104,7 @@ void Matrix::multiply(const double* x, double* y) const {
 }
 
 int64_t Matrix::bytes() const {
+  if (row_major) return rows * cols * size_of(dtype);
   return transposed ? matrix_bytes(cols, rows, dtype) : matrix_bytes(rows, cols, dtype);
 }
 

@@ -37,8 +37,8 @@ MMB_OP void split(Vec v, HalfBits (&terms)[Terms]) {
 
 // Lines to prefetch at every step, one after the other.
 struct Lines {
-  const char* next;
-  int64_t each;
+  const char* next = nullptr;
+  int64_t each = 0;
 
   MMB_OP void fetch() {
     for (int64_t i = 0; i < each; ++i, next += 64) __builtin_prefetch(next, 0, 2);

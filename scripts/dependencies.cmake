@@ -27,6 +27,19 @@ macro(mmb_need package version target debian url sha256)
   endif()
 endmacro()
 
+# Libraries that linear is timed against, found or left out. They and the program must share one OpenMP, which is GCC's.
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+  set(peers_default ON)
+else()
+  set(peers_default OFF)
+endif()
+option(MMB_PEERS "Time Eigen, OpenBLAS and oneDNN too, those that are installed" ${peers_default})
+if(MMB_PEERS)
+  find_package(OpenBLAS QUIET)
+  find_path(DNNL_INCLUDE dnnl.hpp)  # Debian's package configuration asks for OpenCL, which its CPU engine does not need
+  find_library(DNNL_LIBRARY dnnl)
+endif()
+
 find_package(OpenMP COMPONENTS CXX)
 if(NOT OpenMP_CXX_FOUND)
   message(FATAL_ERROR "OpenMP not found: install libgomp1 for GCC, libomp-dev for clang")

@@ -16,6 +16,8 @@ packages="
   -        libcli11-dev        cli11-devel             cli11
   -        libbenchmark-dev    google-benchmark-devel  google-benchmark
   -        libgtest-dev        gtest-devel             googletest
+  -        libopenblas-openmp-dev  openblas-devel      openblas
+  -        libdnnl-dev         onednn-devel            onednn
 "
 
 installed() {

@@ -48,13 +48,15 @@ void expect_equal(const typename Op::Problem& problem, const typename Op::Shape&
   EXPECT_TRUE(problem.intact()) << row << ": wrote past the end of an output";
 }
 
-// Every supported kernel of Op in every type, against the double-precision reference, with 1, 2 and 3 threads.
+// Every supported kernel of Op in every type, against the double-precision reference, with 1, 2 and 3 threads. Kernels of
+// other libraries take long to prepare; they have their own call.
 template <class Op, auto Reference>
-void expect_kernels_match_reference(const typename Op::Shape& shape, uint64_t seed = 7) {
+void expect_kernels_match_reference(const typename Op::Shape& shape, uint64_t seed = 7, bool peers = false) {
   const int saved = omp_get_max_threads();
   for (const Kernel<Op>& kernel : Op::kernels()) {
-    if (kernel.impl == Impl::reference || !supported(kernel.impl)) continue;
+    if (kernel.impl == Impl::reference || !supported(kernel.impl) || (kernel.note != nullptr) != peers) continue;
     for (DType dtype : {DType::f32, DType::bf16}) {
+      if (kernel.takes && !kernel.takes(dtype)) continue;
       typename Op::Problem problem(shape, dtype, kernel.algo, test_arena(), seed);
       Reference(shape, problem.expected(), Range{0, Op::units(shape)});
       for (int threads : {1, 2, 3}) {

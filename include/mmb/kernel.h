@@ -15,14 +15,29 @@
 
 namespace mmb {
 
-// Who computes: the reference, one instruction-set level of the optimized kernels, or, for fma_peak alone, one class of
-// instructions that such a level has no use for.
-enum class Impl { reference, generic, avx2, avx512, amx, neon, avx512bf16, avx512fp16, avx512vnni };
+// Who computes: the reference; one instruction-set level of the optimized kernels; for fma_peak alone, one class of
+// instructions that such a level has no use for; or a library that they are compared with.
+enum class Impl {
+  reference,
+  generic,
+  avx2,
+  avx512,
+  amx,
+  neon,
+  avx512bf16,
+  avx512fp16,
+  avx512vnni,
+  eigen,
+  openblas,
+  onednn
+};
 
 const char* name(Impl impl);
 // The levels that this build has, from narrow to wide; and these with the classes of instructions.
 std::span<const Impl> levels();
 std::span<const Impl> impls();
+// The libraries that this build was configured with.
+std::span<const Impl> peers();
 // This CPU and operating system run it.
 bool supported(Impl impl);
 // The widest supported level. What is fastest is measured (machine.h).
@@ -56,6 +71,9 @@ struct Kernel {
   const char* algo;
   Impl impl;
   void (*run)(const typename Op::Shape&, const typename Op::Args&);
+  // Of a library.
+  bool (*takes)(DType) = nullptr;   // null: every type
+  std::string (*note)() = nullptr;  // its version, and what it makes of this CPU
 };
 
 // Units [begin, end) of an op's output; a unit is the least part of the output that the reference can compute alone.

@@ -6,6 +6,8 @@
 // Source  torch.nn.Linear with bias = False; the checkpoint's weight is [out, in]
 #pragma once
 
+#include <memory>
+
 #include "mmb/kernel.h"
 
 namespace mmb {
@@ -31,7 +33,8 @@ struct Linear {
    public:
     Problem(const Shape& shape, DType dtype, std::string_view algo, Arena& arena, uint64_t seed);
     const Args& args() const { return args_; }
-    const Args& expected() const { return expected_args_; }
+    ~Problem();
+    const Args& expected() const;
     std::vector<Output> outputs(const Args& args, int64_t unit) const;
     void next();
     bool intact() const { return y_.intact(); }
@@ -39,7 +42,9 @@ struct Linear {
    private:
     Arena& arena_;
     Buffer<float> x_, y_, expected_;
-    Args args_, expected_args_;
+    Args args_;
+    mutable Args expected_args_;
+    std::unique_ptr<class PackedForPeer> packed_;
   };
 };
 

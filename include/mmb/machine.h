@@ -31,7 +31,7 @@ Impl fastest_impl();
 
 // Short bursts of arithmetic and of reading the arena, in turn, so that both see the same minute. What is timed has its own
 // ruler, with bursts before, between and after its iterations: a virtual machine's clock and bandwidth move within seconds.
-// The reference has no instructions of its own: it is held against the fastest level. Throws where this CPU does not run
+// The reference and other libraries are held against the fastest level. Throws where this CPU does not run
 // `impl`.
 class Ruler {
  public:

@@ -49,11 +49,13 @@ void set_element(void* data, DType dtype, int64_t index, float value);
 // 64-byte line holds 16 outputs x 4 bytes of columns: lanes are outputs, there are no horizontal sums, and the same line is
 // the operand of a widening FMA, of a bf16 dot, and a row of an AMX tile. Rows and columns are padded with zeros.
 // `transposed`: the bytes are those of the [cols, rows] matrix (the key up-projection of absorbed MLA runs backwards).
+// `row_major`: one row after the other, unpadded: what other libraries are given.
 struct Matrix {
   const void* data = nullptr;
   DType dtype = DType::f32;
   bool transposed = false;
   int64_t rows = 0, cols = 0;
+  bool row_major = false;
 
   double at(int64_t row, int64_t col) const;
   // Elements at(row, 0) .. at(row, cols - 1).

@@ -1,14 +1,38 @@
+#include <algorithm>
+#include <cstring>
+
 #include "../reference.h"
 #include "mmb/compare.h"
 #include "mmb/linear.h"
 #include "mmb/random.h"
+#include "peers/peers.h"
 
 namespace mmb {
 
+namespace {
+
+#if defined(MMB_EIGEN_LEVEL) || defined(MMB_HAS_OPENBLAS)
+bool is_f32(DType dtype) {
+  return dtype == DType::f32;
+}
+#endif
+
+}  // namespace
+
 std::span<const Kernel<Linear>> Linear::kernels() {
   static constexpr Kernel<Linear> list[] = {
-      {"panels", Impl::reference, reference::run<Linear, reference::linear<double>>},
-      MMB_KERNEL(Linear, "panels", linear)};
+    {"panels", Impl::reference, reference::run<Linear, reference::linear<double>>},
+    MMB_KERNEL(Linear, "panels", linear)
+#if defined(MMB_EIGEN_LEVEL)
+        {"gemm", Impl::eigen, eigen::linear, is_f32, eigen::version},
+#endif
+#if defined(MMB_HAS_OPENBLAS)
+    {"gemm", Impl::openblas, openblas::linear, is_f32, openblas::version},
+#endif
+#if defined(MMB_HAS_ONEDNN)
+    {"packed", Impl::onednn, onednn::linear, nullptr, onednn::version},
+#endif
+  };
   return list;
 }
 
@@ -27,18 +51,75 @@ Cost Linear::cost(const Shape& shape, DType dtype, std::string_view) {
           .activation_bytes = 4 * N * (K + M)};
 }
 
-Linear::Problem::Problem(const Shape& shape, DType dtype, std::string_view, Arena& arena, uint64_t seed)
+// The arena once over, as a library wants its weights: laid out anew in place, which leaves random values random.
+class PackedForPeer {
+ public:
+#if defined(MMB_HAS_ONEDNN)
+  PackedForPeer(const Linear::Shape& shape, DType dtype, Arena& arena) : shape_(shape), dtype_(dtype) {
+    bytes_ = round_up(onednn::packed_bytes(shape, dtype), 64);
+    row_major_ = Buffer<uint8_t>(shape.out_features * shape.in_features * size_of(dtype));
+    MMB_REQUIRE(bytes_ >= row_major_.size(), "onednn: packed weights of " << bytes_ << " bytes");
+    constexpr int64_t kSmall = int64_t{1} << 20;  // no cache is cold to it
+    count_ = bytes_ < kSmall ? 2 : std::max(arena.bytes() / bytes_, int64_t{1});
+    block_ = static_cast<char*>(arena.take(count_ * bytes_));
+    for (int64_t i = 0; i < count_; ++i) {
+      std::memcpy(row_major_.data(), block_ + i * bytes_, static_cast<size_t>(row_major_.size()));
+      onednn::pack(shape, dtype, row_major_.data(), block_ + i * bytes_);
+    }
+  }
+  const void* next() {
+    return block_ + ++index_ % count_ * bytes_;
+  }
+  const void* row_major() {
+    onednn::unpack(shape_, dtype_, block_ + index_ % count_ * bytes_, row_major_.data());
+    return row_major_.data();
+  }
+#else
+  PackedForPeer(const Linear::Shape&, DType, Arena&) {}
+  const void* next() {
+    return nullptr;
+  }
+  const void* row_major() {
+    return nullptr;
+  }
+#endif
+
+ private:
+#if defined(MMB_HAS_ONEDNN)
+  Linear::Shape shape_;
+  DType dtype_;
+  int64_t bytes_, count_, index_ = 0;
+  char* block_;
+  Buffer<uint8_t> row_major_;
+#endif
+};
+
+Linear::Problem::Problem(const Shape& shape, DType dtype, std::string_view algo, Arena& arena, uint64_t seed)
     : arena_(arena), x_(shape.tokens * shape.in_features), y_(shape.tokens * shape.out_features), expected_(y_.size()) {
   MMB_REQUIRE(shape.tokens > 0 && shape.in_features > 0 && shape.out_features > 0, name << ": " << key(shape));
   fill_normal(x_, seed);
   args_ = {x_.data(), {nullptr, dtype, false, shape.out_features, shape.in_features}, y_.data()};
+  if (algo == "gemm" || algo == "packed") {
+    args_.w.row_major = true;
+    // oneDNN multiplies bf16 with bf16: what it rounds is round already.
+    if (dtype == DType::bf16)
+      for (float& x : x_) x = to_float(to_bf16(x));
+    if (algo == "packed") packed_ = std::make_unique<PackedForPeer>(shape, dtype, arena);
+  }
   next();
 }
 
+Linear::Problem::~Problem() = default;
+
 void Linear::Problem::next() {
-  args_.w.data = arena_.take(args_.w.bytes());
+  args_.w.data = packed_ ? packed_->next() : arena_.take(args_.w.bytes());
   expected_args_ = args_;
   expected_args_.y = expected_.data();
+}
+
+const Linear::Args& Linear::Problem::expected() const {
+  if (packed_) expected_args_.w.data = packed_->row_major();
+  return expected_args_;
 }
 
 std::vector<Output> Linear::Problem::outputs(const Args& args, int64_t unit) const {

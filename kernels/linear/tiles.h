@@ -14,6 +14,7 @@ namespace MMB_IMPL {
 namespace {
 
 constexpr int64_t kBlockSteps = 32;
+constexpr int64_t kFewTiles = 4;  // cannot prefetch the next lines beside their work as fast as memory gives them
 
 // The sums of one tile of tokens and a group of panels. `left` is [step][term][height][32], panel p's lines begin at
 // right + p * apart; the sums are [16][Panels][16].
@@ -87,12 +88,12 @@ struct UnitProduct {
     end(unit, sums, Panels * 64);
   }
 
-  // One tile of tokens meets all lines as they come from memory, in as many streams as there are panels.
-  [[gnu::noinline]] static void run_once(Unit& unit, const char* left, int64_t height, const char* right, int64_t apart,
-                                         int64_t lines, float* sums) {
+  // The first tile of tokens to meet the lines reads them from memory, in as many streams as there are panels.
+  [[gnu::noinline]] static void run_first(Unit& unit, const char* left, int64_t height, const char* right,
+                                          int64_t apart, int64_t lines, float* sums, bool add) {
     constexpr int64_t kAhead = 128 / Panels * 64;  // bytes: over all streams what memory delivers in twice its latency
     const int64_t term_bytes = height * kTileColumns * 2;
-    begin(unit, sums, Panels * 64, false);
+    begin(unit, sums, Panels * 64, add);
     int64_t line = 0;
     for (; line + 16 <= lines; line += 16, left += Terms * term_bytes)
       step<kAhead>(unit, left, term_bytes, right + line * 64, apart);
@@ -141,8 +142,9 @@ template <class Unit, int Terms>
   if (tiles.tiles == 1) {
     for (int64_t p = panels.begin; p < panels.end; p += kTileSums) {
       const int64_t group = panels.end - p < kTileSums ? panels.end - p : kTileSums;
-      unit_product<Unit, Terms>(
-          group, [&](auto product) { product.run_once(unit, left(0, 0), tokens, place(p, 0), apart, lines, scratch); });
+      unit_product<Unit, Terms>(group, [&](auto product) {
+        product.run_first(unit, left(0, 0), tokens, place(p, 0), apart, lines, scratch, false);
+      });
       deliver(scratch, 0, p, group);
     }
     return;
@@ -163,6 +165,17 @@ template <class Unit, int Terms>
           const int64_t group = group_at(p), index = (p - near) / kTileSums;
           const bool last = p + group == near_end;
           for (int64_t t = t0; t < t1; ++t) {
+            if (t1 - t0 <= kFewTiles) {
+              unit_product<Unit, Terms>(group, [&](auto product) {
+                if (t == t0)
+                  product.run_first(unit, left(t, first), height(t), place(p, first), apart, count, sums(t, p),
+                                    first > 0);
+                else
+                  product.run(unit, left(t, first), height(t), place(p, first), apart, count, {}, {}, sums(t, p),
+                              first > 0);
+              });
+              continue;
+            }
             // Of the next group, or of the first one's next block: this tile's part of its panels' lines.
             const int64_t line = (t - t0) * group * count / (t1 - t0);
             const Lines right_ahead = part_of(place(last ? near + line / count : p + group + line / count,
