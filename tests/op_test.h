@@ -48,13 +48,12 @@ void expect_equal(const typename Op::Problem& problem, const typename Op::Shape&
   EXPECT_TRUE(problem.intact()) << row << ": wrote past the end of an output";
 }
 
-// Every supported kernel of Op in every type, against the double-precision reference, with 1, 2 and 3 threads. Kernels of
-// other libraries take long to prepare; they have their own call.
-template <class Op, auto Reference>
-void expect_kernels_match_reference(const typename Op::Shape& shape, uint64_t seed = 7, bool peers = false) {
+// The chosen kernels of Op in every type, against the double-precision reference, with 1, 2 and 3 threads.
+template <class Op, auto Reference, class Chosen>
+void expect_chosen_match_reference(const typename Op::Shape& shape, uint64_t seed, const Chosen& chosen) {
   const int saved = omp_get_max_threads();
   for (const Kernel<Op>& kernel : Op::kernels()) {
-    if (kernel.impl == Impl::reference || !supported(kernel.impl) || (kernel.note != nullptr) != peers) continue;
+    if (kernel.impl == Impl::reference || !supported(kernel.impl) || !chosen(kernel)) continue;
     for (DType dtype : {DType::f32, DType::bf16}) {
       if (kernel.takes && !kernel.takes(dtype)) continue;
       typename Op::Problem problem(shape, dtype, kernel.algo, test_arena(), seed);
@@ -69,6 +68,16 @@ void expect_kernels_match_reference(const typename Op::Shape& shape, uint64_t se
     }
   }
   omp_set_num_threads(saved);
+}
+
+// Every supported kernel but other libraries', which take long to prepare; and those.
+template <class Op, auto Reference>
+void expect_kernels_match_reference(const typename Op::Shape& shape, uint64_t seed = 7) {
+  expect_chosen_match_reference<Op, Reference>(shape, seed, [](const Kernel<Op>& kernel) { return !kernel.note; });
+}
+template <class Op, auto Reference>
+void expect_peers_match_reference(const typename Op::Shape& shape, uint64_t seed = 7) {
+  expect_chosen_match_reference<Op, Reference>(shape, seed, [](const Kernel<Op>& kernel) { return kernel.note; });
 }
 
 // FLOPs of one run, counted by running the reference on Counted.
