@@ -182,6 +182,20 @@ TEST(Rows, ARowIsFoundByItsNameWhateverTheProfile) {
   }
 }
 
+TEST(Rows, ACounterfactualNamedBesideItsModelIsOneRow) {
+  Selection selection;
+  selection.ops = {"attention_decode"};
+  selection.batches = {1};
+  selection.contexts = {64};
+  const auto rows = [&](const std::vector<std::string>& models) {
+    selection.models = models;
+    Suite suite(selection);
+    suite.add_rows();
+    return suite.rows().size();
+  };
+  EXPECT_EQ(rows({"DeepSeek-V2-Lite", "DeepSeek-V2-Lite~mha"}), rows({"DeepSeek-V2-Lite"}));
+}
+
 TEST(Rows, NamesHaveEveryPart) {
   Selection selection;
   selection.profile = Profile::smoke;
