@@ -105,7 +105,7 @@ Ruler::Ruler(int threads, Impl impl, Arena& arena)
     const Kernel<FmaPeak>* kernel = kernel_of<FmaPeak>(impl_, algo);
     if (kernel) probes_->flops.emplace_back(arithmetic(threads, *kernel, arena), *kernel, arena);
   }
-  const StreamRead::Shape reading{std::min(int64_t{16 << 20} * threads, arena.bytes() / 4) / 64 * 64, 1};
+  const StreamRead::Shape reading{std::min(int64_t{64 << 20} * threads, arena.bytes() / 4) / 64 * 64, 1};
   const Kernel<StreamRead>* read = kernel_of<StreamRead>(impl_);
   probes_->bytes.emplace_back(reading, read ? *read : *kernel_of<StreamRead>(best_impl()), arena);
   burst();

@@ -16,8 +16,8 @@ const fs::path kSource = MMB_SOURCE_DIR;
 // Headers of include/mmb and tests that belong to no op.
 const Names kSharedHeaders = {"accounting",    "attention", "compare", "cost",   "error",     "kernel",
                               "layer_problem", "machine",   "model",   "random", "sequences", "tensor"};
-const Names kSharedTests = {"accounting", "bench", "compare", "golden",      "kernel",
-                            "machine",    "model", "names",   "safetensors", "tensor", "tiles"};
+const Names kSharedTests = {"accounting", "bench", "compare",     "golden", "kernel", "machine",
+                            "model",      "names", "safetensors", "tensor", "tiles"};
 
 // The files of a folder that end in `ending`, without it.
 Names files(const char* folder, const std::string& ending) {

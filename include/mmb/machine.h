@@ -38,7 +38,7 @@ class Ruler {
   Ruler(int threads, Impl impl, Arena& arena);
   Ruler(Ruler&&) noexcept;
   ~Ruler();
-  void burst();             // about a millisecond of each
+  void burst();             // a millisecond of arithmetic, a few of reading: shorter ones read 9 % too low
   void forget();            // the bursts so far
   Machine machine() const;  // of the bursts since; one at the least
 
