@@ -81,14 +81,21 @@ std::vector<DType> parse_dtypes(const std::string& text) {
 std::vector<Impl> parse_impls(const std::string& text) {
   std::string expected = "reference";
   for (Impl impl : impls()) expected += std::string(", ") + name(impl);
-  for (Impl impl : peers()) expected += std::string(", ") + name(impl);
-  return parse_list<Impl>("--impl", text, "any of " + expected, [](const std::string& word, Impl& value) {
-    if (word == "reference") return value = Impl::reference, true;
-    for (const auto& known : {impls(), peers()})
-      for (Impl impl : known)
-        if (word == name(impl)) return value = impl, true;
-    return false;
-  });
+  std::string group = name(fastest_impl());
+  for (Impl impl : peers()) {
+    expected += std::string(", ") + name(impl);
+    group += std::string(",") + name(impl);
+  }
+  // The fastest level and every library beside it.
+  const std::string words = std::regex_replace(text, std::regex("(^|,)peers(?=,|$)"), "$1" + group);
+  return parse_list<Impl>("--impl", words, "any of " + expected + ", or peers",
+                          [](const std::string& word, Impl& value) {
+                            if (word == "reference") return value = Impl::reference, true;
+                            for (const auto& known : {impls(), peers()})
+                              for (Impl impl : known)
+                                if (word == name(impl)) return value = impl, true;
+                            return false;
+                          });
 }
 
 std::vector<Threads> parse_threads(const std::string& text) {

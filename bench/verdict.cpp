@@ -23,9 +23,9 @@ namespace {
   return buffer;
 }
 
-// Two significant digits at the least: 0.63, 4.4, 71.
+// Two significant digits at the least: 0.0021, 0.63, 4.4, 71.
 std::string figure(double x) {
-  return text(x < 1 ? "%.2f" : x < 20 ? "%.1f" : "%.0f", x);
+  return text(x < 0.1 ? "%.2g" : x < 1 ? "%.2f" : x < 20 ? "%.1f" : "%.0f", x);
 }
 
 std::string milliseconds(double seconds) {
@@ -93,6 +93,17 @@ class Rows {
     const Result* r = row(op, algo, model, key_part);
     if (!r) return {};
     return Timing{r->seconds, r->counters.at("roof") * r->seconds, r->counters.at("bound") == 1};
+  }
+
+  // Of each op's rows, in the order of the run.
+  std::vector<std::pair<std::string, std::vector<double>>> roofs() const {
+    std::vector<std::pair<std::string, std::vector<double>>> all;
+    for (const Result* r : rows_) {
+      if (r->name.impl != impl() || r->name.model == "none") continue;
+      if (all.empty() || all.back().first != r->name.op) all.push_back({r->name.op, {}});
+      all.back().second.push_back(r->counters.at("roof"));
+    }
+    return all;
   }
 
   // A measured peak: the largest `counter` of the rows of `op`, of instructions that help with the run's type.
@@ -307,6 +318,38 @@ double heads_of_equal_time(const std::vector<std::pair<double, double>>& heads_a
   return below->first + (above->first - below->first) * (seconds - below->second) / (above->second - below->second);
 }
 
+// How close the kernels came to the machine: ratios of rows that are far from it say little about the algorithms.
+void print_roofs(const Rows& rows, std::ostream& out) {
+  out << "Ideal over measured time, from the worst to the best row of each op:";
+  const char* separator = " ";
+  for (const auto& [op, roofs] : rows.roofs()) {
+    const auto [min, max] = std::minmax_element(roofs.begin(), roofs.end());
+    out << separator << op << text(" %.0f", 100 * *min) << (roofs.size() > 1 ? text("-%.0f", 100 * *max) : "") << "%";
+    separator = ", ";
+  }
+  out << ".\n";
+}
+
+// The kernels beside other libraries, where the run timed any.
+void print_peers(std::span<const Result> results, std::ostream& out) {
+  const auto is_peer = [](const Result& r) {
+    return std::any_of(peers().begin(), peers().end(), [&](Impl impl) { return r.name.impl == name(impl); });
+  };
+  const auto usable = [](const Result& r) { return r.error.empty() && r.seconds > 0 && r.name.impl != "reference"; };
+  for (const Result& ours : results) {
+    if (!usable(ours) || is_peer(ours)) continue;
+    const Result* best = nullptr;
+    for (const Result& r : results)
+      if (usable(r) && is_peer(r) && r.name.op == ours.name.op && r.name.dtype == ours.name.dtype &&
+          r.name.model == ours.name.model && r.name.key == ours.name.key && r.name.threads == ours.name.threads &&
+          (!best || r.seconds < best->seconds))
+        best = &r;
+    if (best)
+      out << ours.name.text() << ": " << milliseconds(ours.seconds) << ", best peer " << best->name.impl << " "
+          << milliseconds(best->seconds) << text(", %.2fx\n", best->seconds / ours.seconds);
+  }
+}
+
 void print_sentence(const Rows& rows, const Model& model, const std::vector<Decode>& decodes,
                     const std::vector<Experts>& batches, std::ostream& out) {
   const auto flops = rows.peak("fma_peak", "gflops"), bytes = rows.peak("stream_read", "gbs");
@@ -368,6 +411,7 @@ void print_sentence(const Rows& rows, const Model& model, const std::vector<Deco
 }  // namespace
 
 void print_verdict(const Suite& suite, std::span<const Result> results, std::ostream& out) {
+  print_peers(results, out);
   const Rows rows(results);
   if (rows.empty()) return;
   // Models with experts or with MLA that were timed, the one with both kinds of rows last: it gives the sentence.
@@ -394,6 +438,7 @@ void print_verdict(const Suite& suite, std::span<const Result> results, std::ost
     if (model.is_mla()) print_prefill(rows, model, out);
     print_experts(model, experts(rows, name), out);
   }
+  print_roofs(rows, out);
   out << "What this cannot tell: quality, which no dense comparator here is matched in; real routing, which is not "
          "uniform; "
          "accelerators, networks and batches beyond those timed.\n\n";

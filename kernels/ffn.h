@@ -1,11 +1,9 @@
 // y += down (silu(gate x) * up x) for a list of FFNs, each over tokens of its own: what slabs of a dense FFN and routed
 // experts have in common.
 //   Up     all (FFN, panel of gate and up) pairs are one list, cut where the summed cost is even: a skewed routing
-//   leaves no
-//          thread idle. A panel costs its tokens' multiplies, or its bytes where the tokens are few.
+//          leaves no thread idle. A panel costs its tokens' multiplies, or its bytes where the tokens are few.
 //   Down   every thread owns the same outputs of all FFNs and walks the FFNs in order, so that outputs are summed
-//   without
-//          atomics, without buffers per FFN, and in one order whatever the number of threads.
+//          without atomics, without buffers per FFN, and in one order whatever the number of threads.
 #pragma once
 
 #include "matmul.h"

@@ -147,6 +147,14 @@ TEST(Flags, Bytes) {
     EXPECT_THROW(bytes(bad), Error) << bad;
 }
 
+TEST(Flags, PeersAreTheFastestLevelAndTheLibraries) {
+  const auto group = parse_impls("peers");
+  ASSERT_EQ(group.size(), 1 + peers().size());
+  EXPECT_EQ(group[0], fastest_impl());
+  EXPECT_TRUE(std::equal(peers().begin(), peers().end(), group.begin() + 1));
+  EXPECT_THROW(parse_impls("peer"), Error);
+}
+
 TEST(Flags, WordsThatAreNotKnownAreRefused) {
   EXPECT_THROW(parse_profile("fast"), Error);
   EXPECT_THROW(parse_dtypes("f16"), Error);

@@ -1,14 +1,13 @@
 // fma_peak: the ruler of compute, by instruction class. Multiply-adds that never leave the registers.
 //   y[i] = f(f(...f(x[i]))), `steps` times; fma_f32: f(v) = a*v + b; the others: f(v) = v + products*a*b
 // Algos   fma_f32 · fma_f16 (sums in f16) · dot_bf16 (2 products into an f32) · dot_int8 (4, u8 * s8 into an int32) ·
-//         tile_bf16 (a matrix unit: 32 of f32 times bf16 into an f32, each by three of bf16: its own rate is three times as
-//         high)
+//         tile_bf16 (a matrix unit: 32 of f32 times bf16 into an f32, each by three of bf16; its own rate is three times
+//         as high)
 // Shapes  x, y [E] f32
 // Cost    flops = 2*E*steps*products;  bytes = 2*E*4
 // Bound   compute, by construction: one load and one store per `steps` multiply-adds
-// Traps   a is just below 1 and depends on steps, so that the result shows x, b and the number of steps: a smaller a
-// would
-//         forget x. Beyond 1000 steps, rounding hides a step that is left out
+// Traps   fma_f32's a is just below 1 and depends on steps, so that the result shows x, b and the number of steps: a
+//         smaller a would forget x. Beyond 1000 steps, rounding hides a step that is left out
 // Source  the compute roof of Williams, Waterman and Patterson, Roofline, doi:10.1145/1498765.1498785
 #pragma once
 

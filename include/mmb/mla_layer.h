@@ -1,8 +1,7 @@
 // mla_layer: multi-head latent attention as a layer has it, from hidden state to hidden state.
 //   q = mla_project(x), which appends to the latent cache;   y[n] = W_o mla(q[n], cache)
-// Algos   absorbed: mla_decode's and mla_prefill's absorbed;   expanded: keys and values made from the latents in every
-// step
-//         (mla_decode's reexpanded, mla_prefill's expanded)
+// Algos   absorbed: mla_decode's and mla_prefill's absorbed;   expanded: keys and values made from the latents in
+//         every step (mla_decode's reexpanded, mla_prefill's expanded)
 // Shapes  x, y [N, H] f32 · matrices as mla_project's and mla_decode's, W_o [H, nh*dv] in the row's type · cache
 //         [B, capacity, R+D] cache dtype
 // Cost    the sum of its ops': mla_project, mla_decode or mla_prefill, linear

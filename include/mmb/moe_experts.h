@@ -7,7 +7,8 @@
 // Cost    flops = 6*N*H*(K*I + Is);  bytes = 3*H*(touched*I + Is)*size(W) + 8*N*(H + K)
 // Bound   memory: tokens per touched expert are few (N*K/E) until N passes balance*E/K, 320 tokens for DeepSeek-V3
 // Traps   the shared expert is not weighted; only experts that some token chose are read, the others may have no
-// weights Source  DeepSeekMoE, arXiv:2401.06066, equations 9-11; DeepSeek-V3 inference/model.py (MoE)
+//         weights
+// Source  DeepSeekMoE, arXiv:2401.06066, equations 9-11; DeepSeek-V3 inference/model.py (MoE)
 #pragma once
 
 #include "mmb/dense_ffn.h"

@@ -5,8 +5,7 @@
 // Cost    flops = 0: no contraction;  bytes = 2*N*heads*D*4
 // Bound   the cache that holds x; with few heads, the sines and cosines of a token
 // Traps   DeepSeek's checkpoints are interleaved, Llama's half; an angle in f32 is off by 1e-7 of the position, so
-// angles
-//         are double; YaRN's part in the softmax scale is not here (softmax_scale)
+//         angles are double; YaRN's part in the softmax scale is not here (softmax_scale)
 // Source  Su et al., arXiv:2104.09864, section 3.4; Peng et al. (YaRN), arXiv:2309.00071, section 3
 #pragma once
 

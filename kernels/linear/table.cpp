@@ -30,7 +30,7 @@ std::span<const Kernel<Linear>> Linear::kernels() {
     {"gemm", Impl::openblas, openblas::linear, is_f32, openblas::version},
 #endif
 #if defined(MMB_HAS_ONEDNN)
-    {"packed", Impl::onednn, onednn::linear, nullptr, onednn::version},
+    {"packed", Impl::onednn, onednn::linear, onednn::takes, onednn::version},
 #endif
   };
   return list;

@@ -1,7 +1,8 @@
 // Bound: the weights from memory up to the machine's balance, the multiply rate beyond; norms, rotation and append are
-// a thousandth of it. Idea: the ops of a projection one after the other inside one team. Both down-projections read the
-// same packed tokens and share one phase, so that the small one does not end in a barrier of its own. Split: each
-// matrix by panels, norms and append by tokens, rotation by (token, head).
+// a thousandth of it.
+// Idea: the ops of a projection one after the other inside one team. Both down-projections read the same packed tokens
+// and share one phase, so that the small one does not end in a barrier of its own.
+// Split: each matrix by panels, norms and append by tokens, rotation by (token, head).
 #include "mmb/mla_project.h"
 
 #include "../append.h"

@@ -1,12 +1,10 @@
 // Bound: memory. One token reads 3*H*I weights of each of its experts; experts are shared by so few tokens that only
-//        hundreds of them reach the machine's balance.
+// hundreds of them reach the machine's balance.
 // Idea: the (token, expert) pairs are counted and sorted by expert, each expert's tokens are gathered and packed, and
-// ffn.h
-//       does the experts as small dense FFNs; one token is the same with a list of K experts of one token each. The
-//       shared expert is the last of the list, over all tokens.
+// ffn.h does the experts as small dense FFNs; one token is the same with a list of K experts of one token each. The
+// shared expert is the last of the list, over all tokens.
 // Split: panels of gate and up of all experts as one list of even cost, then panels of outputs (ffn.h). Experts go in
-// waves
-//        whose gathered tokens stay in the last-level cache.
+// waves whose gathered tokens stay in the last-level cache.
 #include "mmb/moe_experts.h"
 
 #include "../ffn.h"

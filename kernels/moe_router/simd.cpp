@@ -1,7 +1,7 @@
 // Bound: the f32 gate from memory (7.3 MB for DeepSeek-V3: 0.2 ms at 33 GB/s); choosing takes about a microsecond a
-// token. Idea: logits by matmul.h; the largest of 256 scores is 16 vectors and one reduction, so K of them are K such
-// passes.
-//       Groups are scored one value at a time: E compares, and the groups' chains overlap.
+// token.
+// Idea: logits by matmul.h; the largest of 256 scores is 16 vectors and one reduction, so K of them are K such passes.
+// Groups are scored one value at a time: E compares, and the groups' chains overlap.
 // Split: panels of experts for the logits, then tokens.
 #include "mmb/moe_router.h"
 

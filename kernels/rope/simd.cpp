@@ -1,8 +1,9 @@
 // Bound: the cache that holds x (two loads, two FMAs and a store per vector); with few heads, the D/2 sines and cosines
-// of a token (about 20 ns each), which all of its heads share. Idea: a table per token, laid out so that a rotation is
-// y = x * cosines + partner * sines with the sign in the sines. Interleaved partners are the two halves of a 64-bit
-// lane: a rotation by 32 bits swaps them. Partners of halves are D/2 apart, each its own vector. Split: (token, head)
-// pairs, evenly and in order: heads of a single token go to all threads, each with its own table.
+// of a token (about 20 ns each), which all of its heads share.
+// Idea: a table per token, laid out so that a rotation is y = x * cosines + partner * sines with the sign in the sines.
+// Interleaved partners are the two halves of a 64-bit lane: a rotation by 32 bits swaps them. Partners of halves are D/2
+// apart, each its own vector.
+// Split: (token, head) pairs, evenly and in order: heads of a single token go to all threads, each with its own table.
 #include "mmb/rope.h"
 
 #include "../simd.h"

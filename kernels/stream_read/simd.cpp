@@ -1,8 +1,8 @@
 // Bound: the reads in flight that a core can have, or its load ports for a working set in L1.
 // Idea: two streams for each thread, each prefetched 2 KiB ahead: 31 GB/s from memory where one stream without
 // prefetches reads 28 (Emerald Rapids, 2 cores); more streams gain nothing. Prefetches take load slots, which shows in
-// L1 (277 of 356 GB/s): several passes over one set go without. Split: contiguous parts, evenly over the threads, as
-// first touched.
+// L1 (277 of 356 GB/s): several passes over one set go without.
+// Split: contiguous parts, evenly over the threads, as first touched.
 #include "mmb/stream_read.h"
 
 #include "../simd.h"

@@ -69,6 +69,15 @@ void linear(const Linear::Shape& shape, const Linear::Args& args) noexcept {
   stream().wait();
 }
 
+bool takes(DType dtype) {
+  try {
+    product({1, 16, 16}, dtype);
+    return true;
+  } catch (const dnnl::error&) {
+    return false;
+  }
+}
+
 int64_t packed_bytes(const Linear::Shape& shape, DType dtype) {
   return static_cast<int64_t>(product(shape, dtype).description.weights_desc().get_size());
 }
