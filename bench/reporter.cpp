@@ -61,6 +61,8 @@ json google_row(const Run& run, const std::string& name) {
   if (run.error_occurred) {
     row["error_occurred"] = true;
     row["error_message"] = run.error_message;
+  } else {
+    row["label"] = run.report_label;  // the instructions whose peak the roof used; of another library, what it was
   }
   row["iterations"] = run.iterations;
   row["real_time"] = run.GetAdjustedRealTime();

@@ -201,6 +201,16 @@ class BenchMla(unittest.TestCase):
             outcome = run(*arguments)
             self.assertEqual((outcome.returncode, outcome.stderr), (0, ""))
 
+    def test_peers_say_what_they_are(self):
+        file = self.path("peers.json")
+        outcome = run("run", "--profile", "smoke", "--op", "linear", "--dtype", "f32", "--impl", "peers", "--out", file)
+        self.assertEqual(outcome.returncode, 0, outcome.stderr)
+        notes = {row["name"].split("/")[3]: row["label"] for row in load(file)["benchmarks"]}
+        for library, sign in {"eigen": "Eigen 3", "openblas": ", core ", "onednn": "oneDNN "}.items():
+            if library in notes:
+                self.assertIn(sign, notes[library])
+                self.assertIn("best peer", outcome.stderr)
+
     def test_what_cannot_run_is_said_and_not_timed(self):
         outcome = run("list", "--memory", "64Mi", "--op", "linear,moe_router", "--model", "DeepSeek-V3")
         self.assertIn("moe_router/", outcome.stdout)

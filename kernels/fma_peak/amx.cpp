@@ -1,5 +1,5 @@
-// Bound: the matrix unit: a product of 16 x 32 and 32 x 16 bf16 in 16 cycles, of latency 52, so that four chains of sums are
-// enough. Three for each step, the terms of an f32 (tiles.h): this is the rate of what kernels do with it.
+// Bound: the matrix unit: a product of 16 x 32 and 32 x 16 bf16 in 16 cycles, of latency 52, so that four chains of sums
+// are enough. Three for each step, the terms of an f32 (tiles.h): this is the rate of what kernels do with it.
 #include "../tiles.h"
 #include "chains.h"
 
