@@ -35,6 +35,25 @@ MMB_OP void split(Vec v, HalfBits (&terms)[Terms]) {
   }
 }
 
+// f(integral_constant<int, i>) for i in 0 .. N - 1: a tile's number is part of its instructions.
+template <class F, int... I>
+MMB_OP void each_tile(const F& f, std::integer_sequence<int, I...>) {
+  (f(std::integral_constant<int, I>()), ...);
+}
+template <int N, class F>
+MMB_OP void each_tile(const F& f) {
+  each_tile(f, std::make_integer_sequence<int, N>());
+}
+
+// f(integral_constant<int, n>) for n in 1 .. Most.
+template <int Most, class F>
+MMB_OP void with_tiles(int64_t n, const F& f) {
+  if (n == Most)
+    f(std::integral_constant<int, Most>());
+  else if constexpr (Most > 1)
+    with_tiles<Most - 1>(n, f);
+}
+
 // Lines to prefetch at every step, one after the other.
 struct Lines {
   const char* next = nullptr;

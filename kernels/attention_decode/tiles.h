@@ -54,24 +54,19 @@ template <class Unit, int Tiles>
 [[gnu::noinline]] void unit_scores(Unit& unit, const bf16* q, int64_t steps, const bf16* k, int64_t k_stride, float* s,
                                    Lines ahead) {
   const int64_t bytes = k_stride * 2;
-  const auto each = [&](const auto& f) {
-    f(std::integral_constant<int, 0>());
-    if constexpr (Tiles > 1) f(std::integral_constant<int, 1>());
-    if constexpr (Tiles > 2) f(std::integral_constant<int, 2>());
-  };
-  each([&](auto i) { unit.template zero<i>(); });
+  each_tile<Tiles>([&](auto i) { unit.template zero<i>(); });
   for (int64_t step = 0; step < steps; ++step) {
     ahead.fetch();
-    each([&](auto i) { unit.template load_left<i>(k + i * kTileRows * k_stride, bytes); });
+    each_tile<Tiles>([&](auto i) { unit.template load_left<i>(k + i * kTileRows * k_stride, bytes); });
     MMB_UNROLL
     for (int term = 0; term < kQueryTerms; ++term) {
       unit.load_right(q + term * kTileElements, 64);
-      each([&](auto i) { unit.template dot<i, i>(); });
+      each_tile<Tiles>([&](auto i) { unit.template dot<i, i>(); });
     }
     q += kQueryTerms * kTileElements;
     k += kTileColumns;
   }
-  each([&](auto i) { unit.template store_sum<i>(s + i * kTileRows * kTileRows, 64); });
+  each_tile<Tiles>([&](auto i) { unit.template store_sum<i>(s + i * kTileRows * kTileRows, 64); });
 }
 
 // Weights s[token][16] of `tokens` tokens (a multiple of 32) as left operands, [step][term][16 rows][32 tokens].
@@ -99,37 +94,19 @@ template <class Unit, int Tiles>
 template <class Unit, int Tiles>
 [[gnu::noinline]] void unit_mix(Unit& unit, const bf16* weights, const bf16* v, int64_t apart, int64_t steps, float* o,
                                 int64_t o_stride, Lines ahead) {
-  const auto each = [&](const auto& f) {
-    f(std::integral_constant<int, 0>());
-    if constexpr (Tiles > 1) f(std::integral_constant<int, 1>());
-    if constexpr (Tiles > 2) f(std::integral_constant<int, 2>());
-    if constexpr (Tiles > 3) f(std::integral_constant<int, 3>());
-  };
-  each([&](auto i) { unit.template load_sum<i>(o + i * kTileRows, o_stride * 4); });
+  each_tile<Tiles>([&](auto i) { unit.template load_sum<i>(o + i * kTileRows, o_stride * 4); });
   for (int64_t step = 0; step < steps; ++step) {
     ahead.fetch();
-    unit.template load_left<0>(weights, 64);
-    unit.template load_left<1>(weights + kTileElements, 64);
-    unit.template load_left<2>(weights + 2 * kTileElements, 64);
-    each([&](auto i) {
+    each_tile<kQueryTerms>([&](auto term) { unit.template load_left<term>(weights + term * kTileElements, 64); });
+    each_tile<Tiles>([&](auto i) {
+      constexpr int kSum = i;
       unit.load_right(v + i * kTileElements, 64);
-      unit.template dot<i, 0>();
-      unit.template dot<i, 1>();
-      unit.template dot<i, 2>();
+      each_tile<kQueryTerms>([&](auto term) { unit.template dot<kSum, term>(); });
     });
     weights += kQueryTerms * kTileElements;
     v += apart;
   }
-  each([&](auto i) { unit.template store_sum<i>(o + i * kTileRows, o_stride * 4); });
-}
-
-// run(integral_constant<int, n>) for n in 1 .. Most.
-template <int Most, class Run>
-MMB_OP void with_tiles(int64_t n, const Run& run) {
-  if (n == Most)
-    run(std::integral_constant<int, Most>());
-  else if constexpr (Most > 1)
-    with_tiles<Most - 1>(n, run);
+  each_tile<Tiles>([&](auto i) { unit.template store_sum<i>(o + i * kTileRows, o_stride * 4); });
 }
 
 }  // namespace
