@@ -30,7 +30,8 @@ MMB_OP void pair_up(const bf16* first, const bf16* second, Vec& a, Vec& b) {
 
 // Values of `count` tokens as right operands, [step of 32 tokens][tile of 16 dims][16 pairs][16][2]; tokens that are not
 // there are zero.
-[[gnu::noinline]] void pair_values(const bf16* v, int64_t stride, int64_t dv, int64_t count, bf16* out, Lines ahead) {
+[[gnu::noinline, maybe_unused]] void pair_values(const bf16* v, int64_t stride, int64_t dv, int64_t count, bf16* out,
+                                                 Lines ahead) {
   const int64_t dim_tiles = ceil_div(dv, kTileRows), spans = ceil_div(dv, 2 * kLanes);
   for (int64_t t = 0; t < round_up(count, kTileColumns); t += 2) {
     ahead.fetch();
@@ -70,7 +71,7 @@ template <class Unit, int Tiles>
 }
 
 // Weights s[token][16] of `tokens` tokens (a multiple of 32) as left operands, [step][term][16 rows][32 tokens].
-[[gnu::noinline]] void split_weights(const float* s, int64_t tokens, bf16* out) {
+[[gnu::noinline, maybe_unused]] void split_weights(const float* s, int64_t tokens, bf16* out) {
   for (int64_t t = 0; t < tokens; t += kLanes) {
     for (int64_t row = 0; row < kTileRows; row += kLanes) {
       Vec v[kLanes];
