@@ -87,7 +87,13 @@ std::vector<Impl> parse_impls(const std::string& text) {
     group += std::string(",") + name(impl);
   }
   // The fastest level and every library beside it.
-  const std::string words = std::regex_replace(text, std::regex("(^|,)peers(?=,|$)"), "$1" + group);
+  std::string words;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    const std::string word = text.substr(begin, end - begin);
+    words += (begin > 0 ? "," : "") + (word == "peers" ? group : word);
+    begin = end + 1;
+  }
   return parse_list<Impl>("--impl", words, "any of " + expected + ", or peers",
                           [](const std::string& word, Impl& value) {
                             if (word == "reference") return value = Impl::reference, true;
