@@ -38,9 +38,9 @@ void add_selection_flags(CLI::App& command, Flags& flags) {
   command.add_option("--new-tokens", flags.new_tokens, "new tokens of each sequence of a prefill: 1..256*4");
   command.add_option("--dtype", flags.dtypes, "storage of weights and caches: bf16,f32 (default bf16)");
   command.add_option("--threads", flags.threads, "1, all or both (default all, and 1 for the headline rows)");
-  command.add_option("--impl", flags.impls,
-                     "instruction-set levels, reference, or peers: other libraries beside the fastest (default " +
-                         std::string(name(fastest_impl())) + ")");
+  command.add_option(
+      "--impl", flags.impls,
+      "instruction-set levels, reference, or peers: other libraries beside the fastest (default the fastest)");
   command.add_option("--filter", flags.filter, "only the rows in whose name this regular expression is found");
   command.add_option("--row", flags.row, "exactly this row, whatever the profile: a name that list prints");
   command.add_option("--memory", flags.memory, "bytes the run may use: 4G, 512Mi (default 2G; full: up to 8Gi)");

@@ -81,17 +81,18 @@ std::vector<DType> parse_dtypes(const std::string& text) {
 std::vector<Impl> parse_impls(const std::string& text) {
   std::string expected = "reference";
   for (Impl impl : impls()) expected += std::string(", ") + name(impl);
-  std::string group = name(fastest_impl());
-  for (Impl impl : peers()) {
-    expected += std::string(", ") + name(impl);
-    group += std::string(",") + name(impl);
-  }
-  // The fastest level and every library beside it.
+  for (Impl impl : peers()) expected += std::string(", ") + name(impl);
   std::string words;
   for (size_t begin = 0; begin <= text.size();) {
     const size_t end = std::min(text.find(',', begin), text.size());
     const std::string word = text.substr(begin, end - begin);
-    words += (begin > 0 ? "," : "") + (word == "peers" ? group : word);
+    if (begin > 0) words += ',';
+    if (word == "peers") {  // the fastest level and every library beside it
+      words += name(fastest_impl());
+      for (Impl impl : peers()) words += std::string(",") + name(impl);
+    } else {
+      words += word;
+    }
     begin = end + 1;
   }
   return parse_list<Impl>("--impl", words, "any of " + expected + ", or peers",

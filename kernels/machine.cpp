@@ -89,63 +89,75 @@ class Threads {
   int saved_;
 };
 
+// Of a level or class: its instructions, and for bf16 its matrix unit's where it has one.
+std::vector<Probe<FmaPeak>> arithmetic_probes(int threads, Impl impl, Arena& arena) {
+  std::vector<Probe<FmaPeak>> probes;
+  for (const char* algo : {"", "tile_bf16"}) {
+    const Kernel<FmaPeak>* kernel = kernel_of<FmaPeak>(impl, algo);
+    if (kernel) probes.emplace_back(arithmetic(threads, *kernel, arena), *kernel, arena);
+  }
+  return probes;
+}
+
+Probe<StreamRead> reading_probe(int threads, Impl impl, Arena& arena) {
+  const StreamRead::Shape shape{std::min(int64_t{64 << 20} * threads, arena.bytes() / 4) / 64 * 64, 1};
+  const Kernel<StreamRead>* kernel = kernel_of<StreamRead>(impl);
+  return {shape, kernel ? *kernel : *kernel_of<StreamRead>(best_impl()), arena};
+}
+
 }  // namespace
 
 struct Ruler::Probes {
-  std::vector<Probe<FmaPeak>> flops;  // of the class or of f32, and of bf16 where that has instructions of its own
-  std::vector<Probe<StreamRead>> bytes;
+  std::vector<Probe<FmaPeak>> flops;
+  Probe<StreamRead> bytes;
 };
 
 Ruler::Ruler(int threads, Impl impl, Arena& arena)
     : impl_(kernel_of<FmaPeak>(impl) && impl != Impl::reference ? impl : fastest_impl()), threads_(threads) {
   MMB_REQUIRE(threads > 0 && supported(impl), "measure: " << threads << " threads, " << name(impl));
   const Threads on(threads);
-  probes_ = std::make_unique<Probes>();
-  for (const char* algo : {"", "tile_bf16"}) {
-    const Kernel<FmaPeak>* kernel = kernel_of<FmaPeak>(impl_, algo);
-    if (kernel) probes_->flops.emplace_back(arithmetic(threads, *kernel, arena), *kernel, arena);
-  }
-  const StreamRead::Shape reading{std::min(int64_t{64 << 20} * threads, arena.bytes() / 4) / 64 * 64, 1};
-  const Kernel<StreamRead>* read = kernel_of<StreamRead>(impl_);
-  probes_->bytes.emplace_back(reading, read ? *read : *kernel_of<StreamRead>(best_impl()), arena);
+  probes_.reset(new Probes{arithmetic_probes(threads, impl_, arena), reading_probe(threads, impl_, arena)});
   burst();
   forget();
 }
 
-Ruler::Ruler(Ruler&&) noexcept = default;
 Ruler::~Ruler() = default;
 
 void Ruler::burst() {
   const Threads on(threads_);
   for (auto& probe : probes_->flops) probe.burst();
-  for (auto& probe : probes_->bytes) probe.burst();
+  probes_->bytes.burst();
 }
 
 void Ruler::forget() {
   for (auto& probe : probes_->flops) probe.forget();
-  for (auto& probe : probes_->bytes) probe.forget();
+  probes_->bytes.forget();
 }
 
 Machine Ruler::machine() const {
   const auto &f32 = probes_->flops.front(), &bf16 = probes_->flops.back();
-  const auto& bytes = probes_->bytes.front();
+  const auto& bytes = probes_->bytes;
   return {impl_,          threads_,        f32.median(),     bf16.median(), bytes.median(),
           f32.extremes(), bf16.extremes(), bytes.extremes(), f32.algo(),    bf16.algo()};
 }
 
 Impl fastest_impl() {
   static const Impl fastest = [] {
-    Arena arena(64 << 20);
-    std::vector<Ruler> rulers;
+    const Threads on(1);
+    Arena unused(64);
     std::vector<Impl> candidates;
-    for (Impl level : levels())
-      if (supported(level)) rulers.emplace_back(1, level, arena), candidates.push_back(level);
+    std::vector<std::vector<Probe<FmaPeak>>> probes;
+    for (Impl level : levels()) {
+      if (!supported(level)) continue;
+      candidates.push_back(level);
+      probes.push_back(arithmetic_probes(1, level, unused));
+    }
     for (int bursts = 0; bursts < 5; ++bursts)
-      for (Ruler& ruler : rulers) ruler.burst();
+      for (auto& level : probes) level.back().burst();
     // The wider of two that are alike: it needs fewer instructions beside the arithmetic.
     size_t best = 0;
-    for (size_t i = 1; i < rulers.size(); ++i)
-      if (rulers[i].machine().bf16_flops_per_second > 0.9 * rulers[best].machine().bf16_flops_per_second) best = i;
+    for (size_t i = 1; i < probes.size(); ++i)
+      if (probes[i].back().median() > 0.9 * probes[best].back().median()) best = i;
     return candidates[best];
   }();
   return fastest;

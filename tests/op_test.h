@@ -48,26 +48,34 @@ void expect_equal(const typename Op::Problem& problem, const typename Op::Shape&
   EXPECT_TRUE(problem.intact()) << row << ": wrote past the end of an output";
 }
 
-// The chosen kernels of Op in every type, against the double-precision reference, with 1, 2 and 3 threads.
+// One kernel's run against the double-precision reference, with 1, 2 and 3 threads.
+template <class Op, auto Reference, class Run>
+void expect_run_matches_reference(const typename Op::Shape& shape, DType dtype, std::string_view algo, uint64_t seed,
+                                  const std::string& row, const Run& run) {
+  const int saved = omp_get_max_threads();
+  typename Op::Problem problem(shape, dtype, algo, test_arena(), seed);
+  Reference(shape, problem.expected(), Range{0, Op::units(shape)});
+  for (int threads : {1, 2, 3}) {
+    omp_set_num_threads(threads);
+    run(shape, problem.args());
+    expect_equal<Op>(problem, shape, row + "/" + Op::key(shape) + "/threads:" + std::to_string(threads));
+  }
+  omp_set_num_threads(saved);
+}
+
+// The chosen kernels of Op, in every type.
 template <class Op, auto Reference, class Chosen>
 void expect_chosen_match_reference(const typename Op::Shape& shape, uint64_t seed, const Chosen& chosen) {
-  const int saved = omp_get_max_threads();
   for (const Kernel<Op>& kernel : Op::kernels()) {
     if (kernel.impl == Impl::reference || !supported(kernel.impl) || !chosen(kernel)) continue;
     for (DType dtype : {DType::f32, DType::bf16}) {
       if (kernel.takes && !kernel.takes(dtype)) continue;
-      typename Op::Problem problem(shape, dtype, kernel.algo, test_arena(), seed);
-      Reference(shape, problem.expected(), Range{0, Op::units(shape)});
-      for (int threads : {1, 2, 3}) {
-        omp_set_num_threads(threads);
-        kernel.run(shape, problem.args());
-        expect_equal<Op>(problem, shape,
-                         std::string(Op::name) + "/" + kernel.algo + "/" + mmb::name(dtype) + "/" +
-                             mmb::name(kernel.impl) + "/" + Op::key(shape) + "/threads:" + std::to_string(threads));
-      }
+      expect_run_matches_reference<Op, Reference>(
+          shape, dtype, kernel.algo, seed,
+          std::string(Op::name) + "/" + kernel.algo + "/" + mmb::name(dtype) + "/" + mmb::name(kernel.impl),
+          kernel.run);
     }
   }
-  omp_set_num_threads(saved);
 }
 
 // Every supported kernel but other libraries', which take long to prepare; and those.

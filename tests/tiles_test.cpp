@@ -22,16 +22,7 @@ namespace {
 
 template <class Op, auto Reference, auto Run>
 void expect_matches_reference(const typename Op::Shape& shape, std::string_view algo) {
-  const int saved = omp_get_max_threads();
-  typename Op::Problem problem(shape, DType::bf16, algo, test_arena(), 7);
-  Reference(shape, problem.expected(), Range{0, Op::units(shape)});
-  for (int threads : {1, 2, 3}) {
-    omp_set_num_threads(threads);
-    Run(shape, problem.args());
-    expect_equal<Op>(problem, shape,
-                     std::string(Op::name) + "/" + Op::key(shape) + "/threads:" + std::to_string(threads));
-  }
-  omp_set_num_threads(saved);
+  expect_run_matches_reference<Op, Reference>(shape, DType::bf16, algo, 7, Op::name, Run);
 }
 
 // One tile of tokens and more, tiles of uneven height, groups of fewer panels, columns that end inside a step, outputs that

@@ -36,7 +36,6 @@ Impl fastest_impl();
 class Ruler {
  public:
   Ruler(int threads, Impl impl, Arena& arena);
-  Ruler(Ruler&&) noexcept;
   ~Ruler();
   void burst();             // a millisecond of arithmetic, a few of reading: shorter ones read 9 % too low
   void forget();            // the bursts so far

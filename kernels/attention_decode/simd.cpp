@@ -483,13 +483,14 @@ MMB_OP void pack_query_terms(const Rows& rows, const Tile& tile, bf16* packed) {
       bf16* out = tile_of_rows + i / kTileColumns * kQueryTerms * kTileElements + i % kTileColumns * kTileRows;
       MMB_UNROLL
       for (int c = 0; c < kLanes; c += 2) {
-        Vec even = v[c], odd = v[c + 1];
+        HalfBits even[kQueryTerms], odd[kQueryTerms];
+        split(v[c], even);
+        split(v[c + 1], odd);
         MMB_UNROLL
         for (int term = 0; term < kQueryTerms; ++term) {
-          const VecBits x = (VecBits)even & 0xffff0000u, y = (VecBits)odd & 0xffff0000u, pair = x >> 16 | y;
+          const VecBits pair =
+              __builtin_convertvector(even[term], VecBits) | __builtin_convertvector(odd[term], VecBits) << 16;
           memcpy(out + term * kTileElements + c * kTileRows, &pair, sizeof pair);
-          even -= (Vec)x;
-          odd -= (Vec)y;
         }
       }
     }

@@ -50,7 +50,7 @@ MMB_OP void pair_up(const bf16* first, const bf16* second, Vec& a, Vec& b) {
   }
 }
 
-// Scores of up to 4 tiles of 16 tokens and 16 rows: s[token][16]. `q` is [step][term][16 pairs][16 rows][2].
+// Scores of up to 3 tiles of 16 tokens and 16 rows: s[token][16]. `q` is [step][term][16 pairs][16 rows][2].
 template <class Unit, int Tiles>
 [[gnu::noinline]] void unit_scores(Unit& unit, const bf16* q, int64_t steps, const bf16* k, int64_t k_stride, float* s,
                                    Lines ahead) {

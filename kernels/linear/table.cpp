@@ -51,10 +51,10 @@ Cost Linear::cost(const Shape& shape, DType dtype, std::string_view) {
           .activation_bytes = 4 * N * (K + M)};
 }
 
+#if defined(MMB_HAS_ONEDNN)
 // The arena once over, as a library wants its weights: laid out anew in place, which leaves random values random.
 class PackedForPeer {
  public:
-#if defined(MMB_HAS_ONEDNN)
   PackedForPeer(const Linear::Shape& shape, DType dtype, Arena& arena) : shape_(shape), dtype_(dtype) {
     bytes_ = round_up(onednn::packed_bytes(shape, dtype), 64);
     row_major_ = Buffer<uint8_t>(shape.out_features * shape.in_features * size_of(dtype));
@@ -67,32 +67,27 @@ class PackedForPeer {
       onednn::pack(shape, dtype, row_major_.data(), block_ + i * bytes_);
     }
   }
-  const void* next() {
-    return block_ + ++index_ % count_ * bytes_;
-  }
+  const void* next() { return block_ + ++index_ % count_ * bytes_; }
   const void* row_major() {
     onednn::unpack(shape_, dtype_, block_ + index_ % count_ * bytes_, row_major_.data());
     return row_major_.data();
   }
-#else
-  PackedForPeer(const Linear::Shape&, DType, Arena&) {}
-  const void* next() {
-    return nullptr;
-  }
-  const void* row_major() {
-    return nullptr;
-  }
-#endif
 
  private:
-#if defined(MMB_HAS_ONEDNN)
   Linear::Shape shape_;
   DType dtype_;
   int64_t bytes_, count_, index_ = 0;
   char* block_;
   Buffer<uint8_t> row_major_;
-#endif
 };
+#else
+class PackedForPeer {  // no kernel asks for one
+ public:
+  PackedForPeer(const Linear::Shape&, DType, Arena&) {}
+  const void* next() { return nullptr; }
+  const void* row_major() { return nullptr; }
+};
+#endif
 
 Linear::Problem::Problem(const Shape& shape, DType dtype, std::string_view algo, Arena& arena, uint64_t seed)
     : arena_(arena), x_(shape.tokens * shape.in_features), y_(shape.tokens * shape.out_features), expected_(y_.size()) {
