@@ -157,7 +157,7 @@ MMB_OP void pack_tokens(const float* x, int64_t stride, const int32_t* rows, int
 }
 
 // The matrix unit's sums: tiles of tokens and panels that are near each other.
-constexpr int64_t kNearTiles = 8, kNearPanels = 32;
+constexpr int64_t kNearTiles = 16, kNearPanels = 32;
 
 // Floats of own scratch that matmul needs: for widened lines or for the unit's sums.
 constexpr int64_t kMatmulScratch =

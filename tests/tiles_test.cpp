@@ -34,7 +34,7 @@ TEST(Tiles, Linear) {
                                      {17, 64, 48},
                                      {33, 95, 33},
                                      {40, 1100, 40},
-                                     {140, 40, 20},
+                                     {270, 40, 20},
                                      {20, 40, 530}})
     expect_matches_reference<Linear, reference::linear<double>, emulated::linear>(shape, "panels");
 }

@@ -3,11 +3,11 @@
 // Idea: the left operand is 16 tokens, the right one 16 lines of a panel as they lie; 4 panels side by side, so that four
 // chains of sums hide the unit's latency, share the tokens' terms. A step of 32 columns reads 3 + 4 tiles for 12 products.
 // Blocking: one tile of tokens: sums stay in the unit over all columns, weights come from memory, prefetched in 4 streams.
-// More: blocks of 32 steps, in which the terms of 8 tiles (786 KB) and the lines of 4 panels (128 KB) stay in L2; the first
-// tile that meets the lines prefetches them.
-// Roof, as linear/simd.cpp's: 8 tokens 0.79-0.86, 32 tokens 0.36-0.52, 128 tokens 0.31-0.51 of three products for each: 1.5 to
-// 2.9 times as fast as AVX-512 from 32 tokens on. What is missing: memory and unit overlap in part only (the first tile of
-// tokens waits for the weights), and L2 delivers a tile of weights for every three products.
+// More: blocks of 4 steps. A tile's terms (12 KB) stay in L1 while the lines of 32 panels (128 KB, in L2) pass by, each
+// followed by its sums; what the next block needs is prefetched beside.
+// Roof, as linear/simd.cpp's: 8 tokens 0.79-0.86, 32 and 128 tokens 0.36-0.56 of three products for each: 1.5 to 3 times as fast as
+// AVX-512 from 32 tokens on. What is missing: software prefetches hold the buffers of L1 that the unit's loads need, so that
+// memory and unit overlap in part only, and sums wait in stores (0.2 of the time at 4 steps a block).
 #pragma once
 
 #include "../matmul.h"
@@ -16,51 +16,58 @@ namespace mmb {
 namespace MMB_IMPL {
 namespace {
 
-constexpr int64_t kBlockSteps = 32;
-constexpr int64_t kFewTiles = 4;  // cannot prefetch the next lines beside their work as fast as memory gives them
+constexpr int64_t kBlockSteps = 4;
 
-// The sums [16][Panels][16] of one tile of tokens and a group of panels over `lines` lines. `left` is
-// [step][term][height][32], panel p's lines begin at right + p * apart. kAhead: bytes to the lines that are prefetched, a
-// tile of them before each tile that is loaded, by the first tile of tokens to meet them; 0: none.
+// For each of `groups` groups of panels, the sums [16][Panels][16] of one tile of tokens over `lines` lines. `left` is
+// [step][term][height][32], panel p's lines begin at right + p * apart, and the sums of a group follow those of the one
+// before. Prefetched beside: left_ahead, and of every panel's next lines a part like right_ahead of the first one's; or,
+// with kAhead, a tile of lines before each that is loaded, so many bytes ahead.
 template <class Unit, int Terms, int Panels, int64_t kAhead>
 [[gnu::noinline]] void unit_product(Unit& unit, const char* left, int64_t height, const char* right, int64_t apart,
-                                    int64_t lines, Lines left_ahead, Lines right_ahead, float* sums, bool add) {
+                                    int64_t lines, int64_t groups, Lines left_ahead, Lines right_ahead, float* sums,
+                                    bool add) {
   constexpr int64_t kRow = Panels * 64;
   const int64_t term_bytes = height * kTileColumns * 2;
-  const auto step = [&](auto ahead, const char* group, int64_t from_panel_to_panel) {
-    constexpr int64_t kFetch = ahead;
-    each_tile<Terms>([&](auto term) { unit.template load_left<term>(left + term * term_bytes, 64); });
+  for (int64_t g = 0; g < groups; ++g) {
+    const char* terms = left;
+    const char* ahead = right_ahead.next;
+    const auto step = [&](const char* group, int64_t from_panel_to_panel) {
+      left_ahead.fetch();
+      each_tile<Terms>([&](auto term) { unit.template load_left<term>(terms + term * term_bytes, 64); });
+      each_tile<Panels>([&](auto p) {
+        constexpr int kPanelIndex = p;
+        const char* tile = group + p * from_panel_to_panel;
+        if constexpr (kAhead > 0) {
+          MMB_UNROLL
+          for (int i = 0; i < 16; ++i) prefetch(tile + kAhead + i * 64);
+        } else {
+          Lines{ahead + p * apart, right_ahead.each}.fetch();
+        }
+        unit.load_right(tile, 64);
+        each_tile<Terms>([&](auto term) { unit.template dot<kPanelIndex, term>(); });
+      });
+      terms += Terms * term_bytes;
+      ahead += right_ahead.each * 64;
+    };
     each_tile<Panels>([&](auto p) {
-      constexpr int kPanelIndex = p;
-      const char* tile = group + p * from_panel_to_panel;
-      if constexpr (kFetch > 0) {
-        MMB_UNROLL
-        for (int i = 0; i < 16; ++i) prefetch(tile + kFetch + i * 64);
-      }
-      unit.load_right(tile, 64);
-      each_tile<Terms>([&](auto term) { unit.template dot<kPanelIndex, term>(); });
+      if (add)
+        unit.template load_sum<p>(sums + p * kPanel, kRow);
+      else
+        unit.template zero<p>();
     });
-    left += Terms * term_bytes;
-  };
-  each_tile<Panels>([&](auto p) {
-    if (add)
-      unit.template load_sum<p>(sums + p * kPanel, kRow);
-    else
-      unit.template zero<p>();
-  });
-  int64_t line = 0;
-  for (; line + 16 <= lines; line += 16) {
-    left_ahead.fetch();
-    right_ahead.fetch();
-    step(std::integral_constant<int64_t, kAhead>(), right + line * 64, apart);
+    int64_t line = 0;
+    for (; line + 16 <= lines; line += 16) step(right + line * 64, apart);
+    if (line < lines) {  // the last columns
+      alignas(64) char padded[Panels * kTileBytes] = {};
+      for (int p = 0; p < Panels; ++p)
+        memcpy(padded + p * kTileBytes, right + p * apart + line * 64, static_cast<size_t>(64 * (lines - line)));
+      step(padded, kTileBytes);
+    }
+    each_tile<Panels>([&](auto p) { unit.template store_sum<p>(sums + p * kPanel, kRow); });
+    right += Panels * apart;
+    right_ahead.next += Panels * apart;
+    sums += Panels * kTileRows * kPanel;
   }
-  if (line < lines) {  // the last columns
-    alignas(64) char padded[Panels * kTileBytes] = {};
-    for (int p = 0; p < Panels; ++p)
-      memcpy(padded + p * kTileBytes, right + p * apart + line * 64, static_cast<size_t>(64 * (lines - line)));
-    step(std::integral_constant<int64_t, 0>(), padded, kTileBytes);
-  }
-  each_tile<Panels>([&](auto p) { unit.template store_sum<p>(sums + p * kPanel, kRow); });
 }
 
 // What linear_panels promises (matmul.h), for tokens of `Terms` terms.
@@ -71,7 +78,8 @@ template <class Unit, int Terms>
   const int64_t lines = ceil_div(w.cols, 2), apart = lines * 64, token_bytes = ceil_div(w.cols, 32) * 64 * Terms;
   const TokenTiles tiles = unit_tiles(tokens);
   // One tile of tokens needs its sums once: they stay in the unit over all columns.
-  const int64_t block = tiles.tiles == 1 ? round_up(lines, 16) : kBlockSteps * 16;
+  const bool one = tiles.tiles == 1;
+  const int64_t block = one ? round_up(lines, 16) : kBlockSteps * 16;
   Unit unit(ceil_div(tokens, tiles.tiles));
 
   const auto height = [&](int64_t tile) { return tiles.begin(tile + 1) - tiles.begin(tile); };
@@ -80,46 +88,39 @@ template <class Unit, int Terms>
            line / 16 * height(tile) * 64 * Terms;
   };
   const auto right = [&](int64_t p, int64_t line) { return static_cast<const char*>(w.data) + p * apart + line * 64; };
+  const auto least = [](int64_t a, int64_t b) { return a < b ? a : b; };
 
   for (int64_t t0 = 0; t0 < tiles.tiles; t0 += kNearTiles) {
-    const int64_t t1 = t0 + kNearTiles < tiles.tiles ? t0 + kNearTiles : tiles.tiles, near_tiles = t1 - t0;
-    const bool few = near_tiles <= kFewTiles;
+    const int64_t t1 = least(t0 + kNearTiles, tiles.tiles);
     for (int64_t p0 = panels.begin; p0 < panels.end; p0 += kNearPanels) {
-      const int64_t p1 = p0 + kNearPanels < panels.end ? p0 + kNearPanels : panels.end;
+      const int64_t p1 = least(p0 + kNearPanels, panels.end), rest = (p1 - p0) % kTileSums,
+                    groups = ceil_div(p1 - p0, kTileSums);
       const auto sums = [&](int64_t tile, int64_t p) {
         return scratch + ((tile - t0) * kNearPanels + (p - p0)) * kSums;
       };
-      const auto group_at = [&](int64_t p) { return p1 - p < kTileSums ? p1 - p : kTileSums; };
-
       for (int64_t first = 0; first < lines; first += block) {
-        const int64_t count = lines - first < block ? lines - first : block, steps = ceil_div(count, 16);
-        for (int64_t p = p0; p < p1; p += kTileSums) {
-          const int64_t group = group_at(p);
-          const bool last = p + group == p1;
-          for (int64_t t = t0; t < t1; ++t) {
-            // This tile's part of the lines of the next group, or of the first group's next block; and this group's part
-            // of the tile's next terms.
-            const int64_t line = (t - t0) * group * count / near_tiles;
-            const char* next =
-                right((last ? p0 : p + group) + line / count, (last ? first + block : first) + line % count);
-            const Lines right_ahead = few ? Lines() : part_of(next, group * count * 64, 0, near_tiles, steps);
-            const Lines left_ahead = few ? Lines()
-                                         : part_of(left(t, first + block), steps * Terms * height(t) * 64,
-                                                   (p - p0) / kTileSums, ceil_div(p1 - p0, kTileSums), steps);
-            with_tiles<kTileSums>(group, [&](auto n) {
-              constexpr int64_t kAhead = 128 / n * 64;  // over all streams what memory delivers in twice its latency
-              const auto product =
-                  few && t == t0 ? unit_product<Unit, Terms, n, kAhead> : unit_product<Unit, Terms, n, 0>;
-              product(unit, left(t, first), height(t), right(p, first), apart, count, left_ahead, right_ahead,
-                      sums(t, p), first > 0);
-            });
-          }
+        const int64_t count = least(block, lines - first), steps = ceil_div(count, 16);
+        // What comes after this block: the next one, or the first one of the panels after these.
+        const bool last = first + block >= lines;
+        const int64_t after = last ? 0 : first + block;
+        for (int64_t t = t0; t < t1; ++t) {
+          const Lines left_ahead =
+              one ? Lines() : part_of(left(t, after), steps * Terms * height(t) * 64, 0, 1, steps * groups);
+          const Lines right_ahead = part_of(right(last ? p1 : p0, after), count * 64, t - t0, t1 - t0, steps);
+          const auto product = [&](auto n, int64_t p, int64_t count_of_groups) {
+            constexpr int64_t kAhead = 128 / n * 64;  // over all streams what memory delivers in twice its latency
+            const auto run = one ? unit_product<Unit, Terms, n, kAhead> : unit_product<Unit, Terms, n, 0>;
+            run(unit, left(t, first), height(t), right(p, first), apart, count, count_of_groups, left_ahead,
+                {right_ahead.next + (p - p0) * apart, right_ahead.each}, sums(t, p), first > 0);
+          };
+          if (p1 - p0 > rest) product(std::integral_constant<int, kTileSums>(), p0, (p1 - p0) / kTileSums);
+          if (rest > 0) with_tiles<kTileSums - 1>(rest, [&](auto n) { product(n, p1 - rest, 1); });
         }
       }
       // To where they belong, but for rows and outputs that do not exist.
       for (int64_t t = t0; t < t1; ++t) {
         for (int64_t p = p0; p < p1; p += kTileSums) {
-          const int64_t width = group_at(p) * kPanel, outputs = w.rows - p * kPanel;
+          const int64_t width = least(kTileSums, p1 - p) * kPanel, outputs = w.rows - p * kPanel;
           for (int64_t i = 0; i < height(t); ++i)
             memcpy(y + (tiles.begin(t) + i) * y_stride + p * kPanel, sums(t, p) + i * width,
                    static_cast<size_t>(4 * (outputs < width ? outputs : width)));
