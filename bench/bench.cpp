@@ -285,7 +285,10 @@ void Suite::time(Row& row, benchmark::State& state) {
   state.counters["err"] = row.verification->err;
   // Of the instructions that most of the row's work is for.
   const bool bf16 = 2 * cost.bf16_flops > cost.flops;
-  state.counters["peak_gflops"] = (bf16 ? machine.bf16_flops_per_second : machine.flops_per_second) / kGiga;
+  state.counters["peak_gflops"] = (cost.rounded_flops > 0 ? machine.rounded_flops_per_second
+                                   : bf16                 ? machine.bf16_flops_per_second
+                                                          : machine.flops_per_second) /
+                                  kGiga;
   state.SetLabel((bf16 ? machine.bf16_class : machine.flops_class) + (row.note.empty() ? "" : "; " + row.note));
   state.counters["peak_gbs"] = machine.bytes_per_second / kGiga;
   rate("gflops", cost.flops * 1e-9);

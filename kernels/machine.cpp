@@ -137,7 +137,8 @@ void Ruler::forget() {
 Machine Ruler::machine() const {
   const auto &f32 = probes_->flops.front(), &bf16 = probes_->flops.back();
   const auto& bytes = probes_->bytes;
-  return {impl_,          threads_,        f32.median(),     bf16.median(), bytes.median(),
+  const double rounded = bf16.median() * (bf16.algo() == std::string_view("tile_bf16") ? 3 : 1);
+  return {impl_,          threads_,        f32.median(),     bf16.median(), rounded,    bytes.median(),
           f32.extremes(), bf16.extremes(), bytes.extremes(), f32.algo(),    bf16.algo()};
 }
 
@@ -173,7 +174,9 @@ Machine measure(Ruler& ruler, double seconds) {
 namespace {
 
 double flops_seconds(const Cost& cost, const Machine& machine) {
-  return (cost.flops - cost.bf16_flops) / machine.flops_per_second + cost.bf16_flops / machine.bf16_flops_per_second;
+  return (cost.flops - cost.bf16_flops) / machine.flops_per_second +
+         (cost.bf16_flops - cost.rounded_flops) / machine.bf16_flops_per_second +
+         cost.rounded_flops / machine.rounded_flops_per_second;
 }
 
 double bytes_seconds(const Cost& cost, const Machine& machine) {

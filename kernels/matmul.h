@@ -149,8 +149,9 @@ MMB_OP void pack(const E* x, int64_t stride, const int32_t* rows, int64_t tokens
 }
 
 // All columns of x, by the whole team; the caller puts the barrier.
-MMB_OP void pack_tokens(const float* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols,
-                        DType weights, float* packed) {
+template <class E>
+MMB_OP void pack_tokens(const E* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols, DType weights,
+                        float* packed) {
   const Share lines = share(ceil_div(cols, kPanel));
   const Share columns{lines.begin * kPanel, lines.end * kPanel < cols ? lines.end * kPanel : cols};
   pack(x + columns.begin, stride, rows, tokens, cols, weights, columns, packed);

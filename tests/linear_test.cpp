@@ -30,6 +30,25 @@ TEST(Linear, KernelsMatchReference) {
   expect_kernels_match_reference<Linear, reference::linear<double>>({500, 600, 90});
 }
 
+// Activations that bf16 has not, to the nearest that it has, ties to even; by the few-token path and on tiles.
+TEST(Linear, RoundedRoundsToNearest) {
+  const std::vector<float> w = {1, 1};
+  for (const auto& kernel : Linear::kernels()) {
+    if (kernel.algo != std::string_view("rounded") || !supported(kernel.impl)) continue;
+    const PackedMatrix packed(w, 1, 2, DType::bf16);
+    for (const size_t tokens : {1, 20}) {
+      std::vector<float> x(2 * tokens, 0x1.00ffp0f), y(tokens);  // rounds to 1
+      x[0] = 0x1.01p0f;                                          // a tie, to 1
+      x[1] = 0x1.0301p0f;                                        // to 1 + 2^-6
+      kernel.run({static_cast<int64_t>(tokens), 2, 1}, {x.data(), packed.matrix(), y.data()});
+      EXPECT_EQ(y[0], 2 + 0x1p-6f);
+      if (tokens > 1) {
+        EXPECT_EQ(y[tokens - 1], 2);
+      }
+    }
+  }
+}
+
 TEST(Linear, PeersMatchReference) {
   for (const Linear::Shape& shape : {Linear::Shape{1, 67, 50}, {5, 96, 64}, {33, 130, 17}})
     expect_peers_match_reference<Linear, reference::linear<double>>(shape);

@@ -13,7 +13,7 @@ namespace mmb {
 namespace {
 
 // 100 GFLOP/s and 10 GB/s: a balance of 10 FLOP per byte.
-const Machine kRound = {Impl::generic,  1,           100e9,     400e9,      10e9, {90e9, 110e9},
+const Machine kRound = {Impl::generic,  1,           100e9,     400e9,      1200e9, 10e9, {90e9, 110e9},
                         {380e9, 410e9}, {9e9, 11e9}, "fma_f32", "tile_bf16"};
 
 TEST(Machine, IdealIsTheLargerOfTwoTimes) {
@@ -31,8 +31,11 @@ TEST(Machine, WorkOnBf16HasItsOwnPeak) {
   EXPECT_DOUBLE_EQ(ideal_seconds({.flops = 500e9, .bf16_flops = 400e9, .weight_bytes = 15e9}, kRound), 2);
   EXPECT_FALSE(memory_bound({.flops = 500e9, .bf16_flops = 400e9, .weight_bytes = 15e9}, kRound));
   EXPECT_TRUE(memory_bound({.flops = 500e9, .bf16_flops = 500e9, .weight_bytes = 15e9}, kRound));
-  const Cost sum = Cost{.flops = 5, .bf16_flops = 3} + Cost{.flops = 7, .bf16_flops = 2};
+  EXPECT_DOUBLE_EQ(ideal_seconds({.flops = 500e9, .bf16_flops = 500e9, .rounded_flops = 300e9}, kRound), 0.75);
+  const Cost sum =
+      Cost{.flops = 5, .bf16_flops = 3, .rounded_flops = 1} + Cost{.flops = 7, .bf16_flops = 2, .rounded_flops = 2};
   EXPECT_EQ(sum.bf16_flops, 5);
+  EXPECT_EQ(sum.rounded_flops, 3);
 }
 
 TEST(Machine, CompositesAddUpAndTheOverlapBoundIsLess) {

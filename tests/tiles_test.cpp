@@ -11,6 +11,7 @@
 #define MMB_EMULATED(OP, FUNCTION) MMB_DECLARE_KERNEL_AT(emulated, OP, FUNCTION)
 namespace mmb {
 MMB_EMULATED(Linear, linear)
+MMB_EMULATED(Linear, linear_rounded)
 MMB_EMULATED(DenseFfn, dense_ffn)
 MMB_EMULATED(MoeExperts, moe_experts)
 MMB_EMULATED(LatentAttention, latent_attention)
@@ -35,8 +36,10 @@ TEST(Tiles, Linear) {
                                      {33, 95, 33},
                                      {40, 1100, 40},
                                      {270, 40, 20},
-                                     {20, 40, 530}})
+                                     {20, 40, 530}}) {
     expect_matches_reference<Linear, reference::linear<double>, emulated::linear>(shape, "panels");
+    expect_matches_reference<Linear, reference::linear<double>, emulated::linear_rounded>(shape, "rounded");
+  }
 }
 
 TEST(Tiles, DenseFfn) {

@@ -9,6 +9,8 @@ namespace mmb {
 struct Cost {
   double flops = 0;
   double bf16_flops = 0;  // of these, with one operand stored as bf16: some machines have faster instructions for them
+  double rounded_flops =
+      0;  // of these, with the other operand rounded to bf16 too: one product of a matrix unit, not three
   double weight_bytes = 0;      // unique bytes of weights read
   double kv_bytes = 0;          // unique bytes of cached keys, values or latents read or written
   double activation_bytes = 0;  // inputs and outputs
@@ -26,6 +28,7 @@ inline double bf16_flops(double flops, DType stored) {
 inline Cost operator+(const Cost& a, const Cost& b) {
   return {a.flops + b.flops,
           a.bf16_flops + b.bf16_flops,
+          a.rounded_flops + b.rounded_flops,
           a.weight_bytes + b.weight_bytes,
           a.kv_bytes + b.kv_bytes,
           a.activation_bytes + b.activation_bytes,

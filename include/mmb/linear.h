@@ -1,6 +1,7 @@
 // linear: a projection without bias.
 //   y[n,:] = W x[n,:]
 // Shapes  x [N, K] f32 · W [M, K] in the row's type, packed (tensor.h) · y [N, M] f32
+// Algos   panels: f32 activations · rounded: x in bf16, to nearest, as models are served; for matrix units, with bf16 W
 // Cost    flops = 2*N*M*K;  bytes = M*K*size(W) + 4*N*(K + M)
 // Bound   N FLOP per byte of bf16 weights: memory for a few tokens, compute beyond the machine's balance (about 10)
 // Source  torch.nn.Linear with bias = False; the checkpoint's weight is [out, in]
@@ -53,5 +54,6 @@ template <class S>
 void linear(const Linear::Shape& shape, const Linear::Args& args, Range elements);
 }
 MMB_DECLARE_KERNEL(Linear, linear)
+MMB_DECLARE_KERNEL(Linear, linear_rounded)
 
 }  // namespace mmb

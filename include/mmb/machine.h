@@ -20,6 +20,7 @@ struct Machine {
   int threads = 0;
   double flops_per_second = 0;       // of the class's instructions, or of multiply-adds in f32; medians, all of these
   double bf16_flops_per_second = 0;  // of f32 times bf16: the same after widening, or a matrix unit's
+  double rounded_flops_per_second = 0;  // of bf16 times bf16: the same, or three times a matrix unit's
   double bytes_per_second = 0;
   Extremes flops_extremes, bf16_flops_extremes, bytes_extremes;  // per second too
   const char *flops_class = "", *bf16_class = "";                // the algos of fma_peak that these were

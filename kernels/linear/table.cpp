@@ -11,11 +11,12 @@ namespace mmb {
 
 namespace {
 
-#if defined(MMB_EIGEN_LEVEL) || defined(MMB_HAS_OPENBLAS)
-bool is_f32(DType dtype) {
+[[maybe_unused]] bool is_f32(DType dtype) {
   return dtype == DType::f32;
 }
-#endif
+[[maybe_unused]] bool is_bf16(DType dtype) {
+  return dtype == DType::bf16;
+}
 
 }  // namespace
 
@@ -23,8 +24,11 @@ std::span<const Kernel<Linear>> Linear::kernels() {
   static constexpr Kernel<Linear> list[] = {
     {"panels", Impl::reference, reference::run<Linear, reference::linear<double>>},
     MMB_KERNEL(Linear, "panels", linear)
+#if defined(__x86_64__)
+        {"rounded", Impl::amx, amx::linear_rounded, is_bf16},
+#endif
 #if defined(MMB_EIGEN_LEVEL)
-        {"gemm", Impl::eigen, eigen::linear, is_f32, eigen::version},
+    {"gemm", Impl::eigen, eigen::linear, is_f32, eigen::version},
 #endif
 #if defined(MMB_HAS_OPENBLAS)
     {"gemm", Impl::openblas, openblas::linear, is_f32, openblas::version},
@@ -41,12 +45,22 @@ std::string Linear::key(const Shape& shape) {
          "/out_features:" + std::to_string(shape.out_features);
 }
 
-Cost Linear::cost(const Shape& shape, DType dtype, std::string_view) {
+namespace {
+
+// Some products round their activations to the weights' bf16, as oneDNN's do.
+bool rounds(DType dtype, std::string_view algo) {
+  return dtype == DType::bf16 && (algo == "rounded" || algo == "packed");
+}
+
+}  // namespace
+
+Cost Linear::cost(const Shape& shape, DType dtype, std::string_view algo) {
   const auto N = static_cast<double>(shape.tokens), K = static_cast<double>(shape.in_features),
              M = static_cast<double>(shape.out_features);
   const double flops = 2 * N * M * K;
   return {.flops = flops,
           .bf16_flops = bf16_flops(flops, dtype),
+          .rounded_flops = rounds(dtype, algo) ? flops : 0,
           .weight_bytes = M * K * static_cast<double>(size_of(dtype)),
           .activation_bytes = 4 * N * (K + M)};
 }
@@ -94,13 +108,10 @@ Linear::Problem::Problem(const Shape& shape, DType dtype, std::string_view algo,
   MMB_REQUIRE(shape.tokens > 0 && shape.in_features > 0 && shape.out_features > 0, name << ": " << key(shape));
   fill_normal(x_, seed);
   args_ = {x_.data(), {nullptr, dtype, false, shape.out_features, shape.in_features}, y_.data()};
-  if (algo == "gemm" || algo == "packed") {
-    args_.w.row_major = true;
-    // oneDNN multiplies bf16 with bf16: what it rounds is round already.
-    if (dtype == DType::bf16)
-      for (float& x : x_) x = to_float(to_bf16(x));
-    if (algo == "packed") packed_ = std::make_unique<PackedForPeer>(shape, dtype, arena);
-  }
+  args_.w.row_major = algo == "gemm" || algo == "packed";
+  if (rounds(dtype, algo))  // the reference does not: its activations are round already
+    for (float& x : x_) x = to_float(to_bf16(x));
+  if (algo == "packed") packed_ = std::make_unique<PackedForPeer>(shape, dtype, arena);
   next();
 }
 

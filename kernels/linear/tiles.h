@@ -31,16 +31,16 @@ template <class Unit, int Terms, int Panels, int64_t kAhead>
   for (int64_t g = 0; g < groups; ++g) {
     const char* terms = left;
     const char* ahead = right_ahead.next;
-    const auto step = [&](const char* group, int64_t from_panel_to_panel) {
+    const auto step = [&](auto whole, const char* group, int64_t from_panel_to_panel) {
       left_ahead.fetch();
       each_tile<Terms>([&](auto term) { unit.template load_left<term>(terms + term * term_bytes, 64); });
       each_tile<Panels>([&](auto p) {
         constexpr int kPanelIndex = p;
         const char* tile = group + p * from_panel_to_panel;
-        if constexpr (kAhead > 0) {
+        if constexpr (whole && kAhead > 0) {
           MMB_UNROLL
           for (int i = 0; i < 16; ++i) prefetch(tile + kAhead + i * 64);
-        } else {
+        } else if constexpr (whole) {
           Lines{ahead + p * apart, right_ahead.each}.fetch();
         }
         unit.load_right(tile, 64);
@@ -56,12 +56,12 @@ template <class Unit, int Terms, int Panels, int64_t kAhead>
         unit.template zero<p>();
     });
     int64_t line = 0;
-    for (; line + 16 <= lines; line += 16) step(right + line * 64, apart);
+    for (; line + 16 <= lines; line += 16) step(std::true_type(), right + line * 64, apart);
     if (line < lines) {  // the last columns
       alignas(64) char padded[Panels * kTileBytes] = {};
       for (int p = 0; p < Panels; ++p)
         memcpy(padded + p * kTileBytes, right + p * apart + line * 64, static_cast<size_t>(64 * (lines - line)));
-      step(padded, kTileBytes);
+      step(std::false_type(), padded, kTileBytes);
     }
     each_tile<Panels>([&](auto p) { unit.template store_sum<p>(sums + p * kPanel, kRow); });
     right += Panels * apart;
