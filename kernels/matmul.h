@@ -17,15 +17,15 @@ namespace MMB_IMPL {
 namespace {
 
 constexpr int kTileVecs = kRegisters * 3 / 4;     // accumulators of a tile
-constexpr int kMinPanels = kLanes == 16 ? 2 : 1;  // side by side, at full height
+constexpr int kMinPanels = kLanes == 16 ? 3 : 1;  // side by side, at full height
 constexpr int kTileTokens = kTileVecs / (kMinPanels * kVecsPerPanel);
 constexpr int kTallTokens = kTileVecs / kVecsPerPanel;  // of a tile of one panel
 constexpr int kMaxPanels = 4;                           // streams of weights: more of them read slower
-constexpr int64_t kColumnBlock = 256;                   // columns whose widened lines stay close
+constexpr int64_t kColumnBlock = 128;                   // columns whose widened lines stay close
 
 constexpr int panels_beside(int tokens) {
   int panels = kMaxPanels;
-  while (panels > 1 && tokens * panels * kVecsPerPanel > kTileVecs) panels /= 2;
+  while (panels > 1 && tokens * panels * kVecsPerPanel > kTileVecs) --panels;
   return panels;
 }
 

@@ -23,6 +23,8 @@
 #endif
 
 #define MMB_UNROLL _Pragma("GCC unroll 64")
+// A loop of multiply-adds, four steps at a time: counting and addresses take ports from them.
+#define MMB_FEW_STEPS _Pragma("GCC unroll 4")
 
 namespace mmb {
 namespace MMB_IMPL {
@@ -57,6 +59,17 @@ MMB_OP Vec load(const float* p) {
 }
 MMB_OP void store(float* p, Vec v) {
   memcpy(p, &v, sizeof v);
+}
+
+// The same 4 elements in every 4 lanes.
+MMB_OP Vec load_quad(const float* p) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_broadcast_f32x4(_mm_loadu_ps(p));
+#elif defined(__AVX2__)
+  return (Vec)_mm256_broadcast_ps(reinterpret_cast<const __m128*>(p));
+#else
+  return load(p);
+#endif
 }
 
 // The first n of kLanes elements; the others are zero, and their memory is not touched.
@@ -152,12 +165,12 @@ MMB_OP float reduce_max(Vec v) {
   return max_of_lanes(v)[0];
 }
 
-// Lane i of the result is the sum of v[i].
-template <int W = kLanes / 2>
-MMB_OP Vec sums(Vec (&v)[kLanes]) {
+// Of every N consecutive lanes, lane i of the result is the sum of those of v[i].
+template <int N, int W = N / 2>
+MMB_OP Vec sums(Vec (&v)[N]) {
   MMB_UNROLL
   for (int i = 0; i < W; ++i) v[i] = lower_lanes<W>(v[i], v[i + W], Lanes()) + upper_lanes<W>(v[i], v[i + W], Lanes());
-  if constexpr (W > 1) return sums<W / 2>(v);
+  if constexpr (W > 1) return sums<N, W / 2>(v);
   return v[0];
 }
 
@@ -214,11 +227,11 @@ MMB_OP void load_columns(const bf16* line, Vec& even, Vec& odd) {
   odd = (Vec)(bits & 0xffff0000u);
 }
 
-// From here on the compiler does not know where p came from. It would else index many rows from one pointer, with more
-// offsets than there are registers.
-template <class P>
-MMB_OP void forget_origin(P*& p) {
-  __asm__("" : "+r"(p));
+// From here on the compiler does not know where x, a pointer or a stride, came from. It would else index many rows from one
+// pointer, with more offsets than there are registers.
+template <class T>
+MMB_OP void forget_origin(T& x) {
+  __asm__("" : "+r"(x));
 }
 
 MMB_OP void prefetch(const void* p) {

@@ -52,17 +52,19 @@ struct Prefetch {
 
 // The same for a block that is read once: in kStreams places at a time, as the hardware's prefetchers run ahead in each.
 struct Streams {
-  const char* data;
-  uint64_t apart, line;  // bytes from stream to stream; lines so far
+  static constexpr int64_t kStreams = 4;
 
-  static constexpr uint64_t kStreams = 4;
+  const char *next, *last;  // the line to prefetch, and where the last stream begins
+  int64_t apart;            // bytes from stream to stream
 
   // As many lines as `bytes` bytes have.
   template <int kBytes>
   MMB_OP void fetch() {
     MMB_UNROLL
-    for (int i = 0; i < kBytes; i += 64, ++line)
-      __builtin_prefetch(data + line % kStreams * apart + line / kStreams * 64, 0, 2);
+    for (int i = 0; i < kBytes; i += 64) {
+      __builtin_prefetch(next, 0, 2);
+      next += next < last ? apart : 64 - (kStreams - 1) * apart;
+    }
   }
 };
 
@@ -73,21 +75,24 @@ MMB_OP Prefetch spread(Memory memory, int64_t index, int64_t parts, int64_t step
 
 // Of all of the memory, of which the first `done` bytes have been fetched.
 MMB_OP Streams streams(Memory memory, int64_t done) {
-  return {memory.data, static_cast<uint64_t>(memory.bytes) / Streams::kStreams, static_cast<uint64_t>(done) / 64};
+  const int64_t apart = memory.bytes / Streams::kStreams, line = done / 64;
+  return {memory.data + line % Streams::kStreams * apart + line / Streams::kStreams * 64,
+          memory.data + (Streams::kStreams - 1) * apart, apart};
 }
 
 // ---- Micro-kernels
 
-// Panels: s[token][row] for NV vectors of rows (q: [dk][NV vectors]) and kAccumulators / NV tokens.
-template <int NV>
-[[gnu::noinline]] void scores(const float* q, int64_t dk, const float* k, int64_t k_stride, float* s, Prefetch ahead) {
-  constexpr int kTokens = kAccumulators / NV;
-  Vec acc[kTokens][NV] = {};
+// acc[token][v] += key * row for `steps` times kDims dims of the keys (one: the same in all lanes; four: in every four lanes)
+// and NV vectors of rows, q: [step][NV][kLanes]; before() runs at every step.
+template <int kDims, int kTokens, int NV, class Before>
+MMB_OP void multiply_keys(const float* q, const float* k, int64_t k_stride, int64_t steps, Vec (&acc)[kTokens][NV],
+                          const Before& before) {
   const float* keys[kTokens / 3];  // of every third token; the next two are one and two strides on
   MMB_UNROLL
   for (int g = 0; g < kTokens / 3; ++g) keys[g] = k + 3 * g * k_stride;
-  for (int64_t i = 0; i < dk; ++i) {
-    ahead.fetch<1>();
+  MMB_FEW_STEPS
+  for (int64_t i = 0; i < steps; ++i) {
+    before();
     MMB_UNROLL
     for (int g = 0; g < kTokens / 3; ++g) forget_origin(keys[g]);
     Vec row[NV];
@@ -95,14 +100,23 @@ template <int NV>
     for (int v = 0; v < NV; ++v) row[v] = load(q + v * kLanes);
     MMB_UNROLL
     for (int t = 0; t < kTokens; ++t) {
-      const Vec key = broadcast(keys[t / 3][t % 3 * k_stride]);
+      const float* dims = keys[t / 3] + t % 3 * k_stride;
+      const Vec key = kDims == 1 ? broadcast(*dims) : load_quad(dims);
       MMB_UNROLL
       for (int v = 0; v < NV; ++v) acc[t][v] = fma(key, row[v], acc[t][v]);
     }
     q += NV * kLanes;
     MMB_UNROLL
-    for (int g = 0; g < kTokens / 3; ++g) ++keys[g];
+    for (int g = 0; g < kTokens / 3; ++g) keys[g] += kDims;
   }
+}
+
+// Panels: s[token][row] for NV vectors of rows (q: [dk][NV vectors]) and kAccumulators / NV tokens.
+template <int NV>
+[[gnu::noinline]] void scores(const float* q, int64_t dk, const float* k, int64_t k_stride, float* s, Prefetch ahead) {
+  constexpr int kTokens = kAccumulators / NV;
+  Vec acc[kTokens][NV] = {};
+  multiply_keys<1>(q, k, k_stride, dk, acc, [&] { ahead.fetch<1>(); });
   MMB_UNROLL
   for (int t = 0; t < kTokens; ++t) {
     MMB_UNROLL
@@ -113,31 +127,65 @@ template <int NV>
 // Vectors of scores that dots makes at once.
 constexpr int kDotVecs = kDotTokens / kLanes;
 
-// Dots: scores of R rows (q: [spans][parts][R][kLanes]) and kDotVecs * T tokens, T = kLanes / R; lane r*T + j of a vector is
-// row r, token j of T.
+// Dots: scores of R rows (q: [spans][parts][R][kLanes]) and `tokens` tokens, kDotVecs * T at a time, T = kLanes / R; lane
+// r*T + j of a vector is row r, token j of T.
 template <class E, int R>
-[[gnu::noinline]] void dots(const float* q, int64_t spans, const E* k, int64_t k_stride, float* s, Streams ahead) {
+[[gnu::noinline]] void dots(const float* q, int64_t spans, const E* k, int64_t k_stride, int64_t tokens, float* s,
+                            Streams ahead) {
   constexpr int T = kLanes / R, kTokens = kDotVecs * T, kWidth = kSpan<E> * kLanes;
-  Vec acc[kDotVecs][kLanes] = {};
-  for (int64_t i = 0; i < spans; ++i) {
-    ahead.fetch<kTokens * kWidth* static_cast<int>(sizeof(E))>();
-    MMB_UNROLL
-    for (int part = 0; part < kSpan<E>; ++part) {
-      Vec row[R];
+  for (int64_t first = 0; first < tokens; first += kTokens) {
+    Vec acc[kDotVecs][kLanes] = {};
+    for (int64_t i = 0; i < spans; ++i) {
+      ahead.fetch<kTokens * kWidth* static_cast<int>(sizeof(E))>();
       MMB_UNROLL
-      for (int r = 0; r < R; ++r) row[r] = load(q + (part * R + r) * kLanes);
-      MMB_UNROLL
-      for (int t = 0; t < kTokens; ++t) {
-        const Vec key = load_part(k + t * k_stride, part);
+      for (int part = 0; part < kSpan<E>; ++part) {
+        const float* from = q + (i * kSpan<E> + part) * R * kLanes;
+        Vec row[R];
         MMB_UNROLL
-        for (int r = 0; r < R; ++r) acc[t / T][r * T + t % T] = fma(key, row[r], acc[t / T][r * T + t % T]);
+        for (int r = 0; r < R; ++r) row[r] = load(from + r * kLanes);
+        MMB_UNROLL
+        for (int t = 0; t < kTokens; ++t) {
+          const Vec key = load_part(k + t * k_stride + i * kWidth, part);
+          MMB_UNROLL
+          for (int r = 0; r < R; ++r) acc[t / T][r * T + t % T] = fma(key, row[r], acc[t / T][r * T + t % T]);
+        }
       }
     }
-    q += kSpan<E> * R * kLanes;
-    k += kWidth;
+    MMB_UNROLL
+    for (int g = 0; g < kDotVecs; ++g, s += kLanes) store(s, sums(acc[g]));
+    k += kTokens * k_stride;
   }
-  MMB_UNROLL
-  for (int g = 0; g < kDotVecs; ++g) store(s + g * kLanes, sums(acc[g]));
+}
+
+// Quads: the same of R rows, two or four vectors of them in lanes: q is [dims / 4][vectors][kLanes], lanes 4i .. 4i + 3 of
+// vector j being four dims of row i * vectors + j. A key's four dims meet them all, and only four lanes are left to add.
+// `wide` has room for the keys of a tile of tokens in f32.
+template <int R>
+constexpr int kQuadVecs = 4 * R / kLanes;
+template <class E, int R>
+[[gnu::noinline]] void quads(const float* q, int64_t spans, const E* k, int64_t k_stride, int64_t tokens, float* s,
+                             float* wide, Streams ahead) {
+  constexpr int T = kLanes / R, NV = kQuadVecs<R>, kTokens = kAccumulators / NV, kWidth = kSpan<E> * kLanes;
+  for (int64_t first = 0; first < tokens; first += kTokens, k += kTokens * k_stride) {
+    const int64_t stride = spans * kWidth, exist = tokens - first < kTokens ? tokens - first : kTokens;
+    for (int64_t t = 0; t < exist; ++t) {
+      for (int64_t i = 0; i < spans; ++i) {
+        ahead.fetch<kWidth* static_cast<int>(sizeof(E))>();
+        MMB_UNROLL
+        for (int part = 0; part < kSpan<E>; ++part)
+          store(wide + t * stride + i * kWidth + part * kLanes, load_part(k + t * k_stride + i * kWidth, part));
+      }
+    }
+    Vec acc[kTokens][NV] = {};
+    multiply_keys<4>(q, wide, stride, stride / 4, acc, [] {});
+    MMB_UNROLL
+    for (int t = 0; t < kTokens; t += T, s += kLanes) {
+      Vec parts[4];
+      MMB_UNROLL
+      for (int i = 0; i < 4; ++i) parts[i] = acc[t + i % T][i / T];
+      store(s, sums(parts));
+    }
+  }
 }
 
 // One step of the online softmax: `vectors` vectors of scores, `stride` floats apart, become weights relative to the new
@@ -191,12 +239,11 @@ template <class E, int ROWS, int NV, int T, class Fetch>
       for (int n = 0; n < kVecs; n += 2) unzip(acc[r][n], acc[r][n + 1], acc[r][n], acc[r][n + 1], Lanes());
     }
   }
-  for (int64_t t = 0; t < tokens; ++t) {
+  const auto mix_token = [&](const float* weight) {
     ahead.template fetch<kVecs * kLanes* static_cast<int>(sizeof(E))>();
     Vec value[kVecs];
     MMB_UNROLL
     for (int n = 0; n < kVecs; ++n) value[n] = load_part(v + n / kSpan<E> * kSpan<E> * kLanes, n % kSpan<E>);
-    const float* weight = p + t / T * p_stride + t % T;
     MMB_UNROLL
     for (int r = 0; r < ROWS; ++r) {
       const Vec w = broadcast(weight[r * T]);
@@ -204,7 +251,13 @@ template <class E, int ROWS, int NV, int T, class Fetch>
       for (int n = 0; n < kVecs; ++n) acc[r][n] = fma(w, value[n], acc[r][n]);
     }
     v += v_stride;
+  };
+  MMB_FEW_STEPS
+  for (; tokens >= T; tokens -= T, p += p_stride) {
+    MMB_FEW_STEPS
+    for (int t = 0; t < T; ++t) mix_token(p + t);
   }
+  for (int64_t t = 0; t < tokens; ++t) mix_token(p + t);
   MMB_UNROLL
   for (int r = 0; r < ROWS; ++r) {
     if constexpr (kSpan<E> == 2) {
@@ -250,6 +303,7 @@ struct Workspace {
   float* s;                                    // scores, then weights, of one block
   float* alpha;                                // per lane
   int32_t* limit;                              // per lane: tokens that the row sees
+  float* wide;                                 // keys of quads
   bf16 *weights = nullptr, *values = nullptr;  // of one block, as the matrix unit's operands
 };
 
@@ -348,6 +402,20 @@ MMB_OP void pack_rows(const Rows& rows, const Tile& tile, float* packed) {
   }
 }
 
+// As quads reads them, dims in the order of pack_rows; absent rows are zero.
+template <class E, int R>
+MMB_OP void pack_quads(const Rows& rows, const Tile& tile, float* packed) {
+  constexpr int NV = kQuadVecs<R>;
+  pack_rows<E, R>(rows, tile, packed);
+  for (int64_t i = 0; i < round_up(rows.a.dk, kSpan<E> * kLanes); i += kLanes, packed += R * kLanes) {
+    float group[R * kLanes];
+    memcpy(group, packed, sizeof group);
+    for (int r = 0; r < R; ++r)
+      for (int quad = 0; quad < kLanes / 4; ++quad)
+        memcpy(packed + (quad * NV + r % NV) * kLanes + r / NV * 4, group + r * kLanes + quad * 4, 16);
+  }
+}
+
 // Zero results for `lanes` lanes of T tokens each; lane r*T + j stops at its row's limit less j.
 MMB_OP void begin_rows(const Rows& rows, const Tile& tile, int64_t lanes, int T, const Workspace& w, const Partial& p) {
   for (int64_t i = 0; i < lanes; i += kLanes) {
@@ -426,14 +494,17 @@ MMB_OP void panels(const Rows& rows, const Tile& tile, const Loader& loader, int
 template <class E, int R>
 MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, int64_t begin, int64_t end,
                      const Workspace& w, const Partial& partial) {
-  constexpr int T = kLanes / R, kTokens = kDotVecs * T, kRows = R < kValueRows ? R : kValueRows,
-                kWidth = kSpan<E> * kLanes;
+  constexpr int T = kLanes / R, kRows = R < kValueRows ? R : kValueRows, kWidth = kSpan<E> * kLanes;
   constexpr auto size = static_cast<int64_t>(sizeof(E));
   const int64_t k_spans = ceil_div(rows.a.dk, kWidth), v_spans = ceil_div(rows.a.dv, kWidth),
                 slices = ceil_div(v_spans, max_spans<E>(kRows));
   VecInt offset;
   for (int lane = 0; lane < kLanes; ++lane) offset[lane] = lane % T;
-  pack_rows<E, R>(rows, tile, w.q);
+  constexpr bool kQuads = kLanes > 4 && 2 * R >= kLanes;  // of four lanes, quads are dots
+  if constexpr (kQuads)
+    pack_quads<E, R>(rows, tile, w.q);
+  else
+    pack_rows<E, R>(rows, tile, w.q);
   begin_rows(rows, tile, kLanes, T, w, partial);
   for (int64_t t = begin; t < end; t += kBlock) {
     const int64_t count = min_of(kBlock, end - t), vectors = ceil_div(count, T);
@@ -443,9 +514,10 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
     // The next block lies behind this one.
     const Memory next_k{reinterpret_cast<const char*>(k + kBlock * block.k_stride), kBlock * k_spans * kWidth * size};
     const Memory next_v{reinterpret_cast<const char*>(v + kBlock * block.v_stride), kBlock * v_spans * kWidth * size};
-    for (int64_t i = 0; i < count; i += kTokens)
-      dots<E, R>(w.q, k_spans, k + i * block.k_stride, block.k_stride, w.s + i / T * kLanes,
-                 streams(next_k, i * k_spans * kWidth * size));
+    if constexpr (kQuads)
+      quads<E, R>(w.q, k_spans, k, block.k_stride, count, w.s, w.wide, streams(next_k, 0));
+    else
+      dots<E, R>(w.q, k_spans, k, block.k_stride, count, w.s, streams(next_k, 0));
     const VecInt seen = limits(w.limit, t), present = static_cast<int32_t>(count) - offset;
     softmax<T>(w.s, kLanes, vectors, vectors * T > count || w.limit[0] < t + count, seen < present ? seen : present,
                partial.m, partial.l, w.alpha);
@@ -687,7 +759,8 @@ void attention_decode_core(const Attention& problem, const Loader& loader) noexc
   Workspace work{.q = scratch.own<float>(most * round_up(problem.dk, kTileColumns) * kTerms<float> / 2),
                  .s = scratch.own<float>(kBlock * kMostLanes),
                  .alpha = scratch.own<float>(kMostLanes),
-                 .limit = scratch.own<int32_t>(most)};
+                 .limit = scratch.own<int32_t>(most),
+                 .wide = scratch.own<float>(kAccumulators / 2 * round_up(problem.dk, kSpan<bf16> * kLanes))};
   if constexpr (kHasTiles) {
     work.weights = scratch.own<bf16>(kBlock * kTileRows * kTerms<float>);
     work.values = scratch.own<bf16>(kBlock * round_up(problem.dv, kTileRows));

@@ -80,6 +80,7 @@ template <class T, int MR, int NP>
 [[gnu::noinline]] void tile(const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead, Destination out) {
   constexpr int kLine = 64 / sizeof(T), kVecs = NP * kVecsPerPanel;
   Vec acc[MR][kVecs] = {};
+  MMB_FEW_STEPS
   for (int64_t i = 0; i < lines; ++i) {
     MMB_UNROLL
     for (int p = 0; p < NP; ++p) prefetch(ahead.place + p * ahead.stride + i * ahead.step);
@@ -113,6 +114,7 @@ template <class T>
 MMB_OP void tile_of(int64_t height, int64_t panels, const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead,
                     Destination out) {
   if (panels == 4) return tile_of_height<T, 4>(height, x, w, lines, ahead, out);
+  if (panels == 3) return tile_of_height<T, 3>(height, x, w, lines, ahead, out);
   if (panels == 2) return tile_of_height<T, 2>(height, x, w, lines, ahead, out);
   tile_of_height<T, 1>(height, x, w, lines, ahead, out);
 }
@@ -154,11 +156,7 @@ MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tok
   const TokenTiles tiles(tokens);
   const int64_t beside = panels_beside(static_cast<int>(ceil_div(tokens, tiles.tiles)));
 
-  const auto group_at = [&](int64_t p) {
-    int64_t group = beside;
-    while (group > panels.end - p) group /= 2;
-    return group;
-  };
+  const auto group_at = [&](int64_t p) { return beside < panels.end - p ? beside : panels.end - p; };
   const auto base = [&](int64_t p) { return static_cast<const T*>(w.data) + p * stride; };
   const auto place = [&](int64_t p, int64_t line) { return reinterpret_cast<const char*>(base(p)) + line * 64; };
 
