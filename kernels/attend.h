@@ -14,7 +14,7 @@ namespace {
 
 constexpr int64_t kBlock =
     kHasTiles ? 192 : 96;                   // tokens that a loader gives at a time: a multiple of every token tile
-constexpr int64_t kPanelRows = 2 * kLanes;  // query rows side by side
+constexpr int64_t kPanelRows = 3 * kLanes;  // query rows side by side
 constexpr int kAccumulators = kRegisters * 3 / 4;            // of a register tile
 constexpr int kDotTokens = kAccumulators / kLanes * kLanes;  // a multiple of the tokens that dots meet at once
 constexpr int kStoredTokens =

@@ -87,14 +87,15 @@ MMB_OP Streams streams(Memory memory, int64_t done) {
 template <int kDims, int kTokens, int NV, class Before>
 MMB_OP void multiply_keys(const float* q, const float* k, int64_t k_stride, int64_t steps, Vec (&acc)[kTokens][NV],
                           const Before& before) {
-  const float* keys[kTokens / 3];  // of every third token; the next two are one and two strides on
+  constexpr int kThirds = (kTokens + 2) / 3;
+  const float* keys[kThirds];  // of every third token; the next two are one and two strides on
   MMB_UNROLL
-  for (int g = 0; g < kTokens / 3; ++g) keys[g] = k + 3 * g * k_stride;
+  for (int g = 0; g < kThirds; ++g) keys[g] = k + 3 * g * k_stride;
   MMB_FEW_STEPS
   for (int64_t i = 0; i < steps; ++i) {
     before();
     MMB_UNROLL
-    for (int g = 0; g < kTokens / 3; ++g) forget_origin(keys[g]);
+    for (int g = 0; g < kThirds; ++g) forget_origin(keys[g]);
     Vec row[NV];
     MMB_UNROLL
     for (int v = 0; v < NV; ++v) row[v] = load(q + v * kLanes);
@@ -107,7 +108,7 @@ MMB_OP void multiply_keys(const float* q, const float* k, int64_t k_stride, int6
     }
     q += NV * kLanes;
     MMB_UNROLL
-    for (int g = 0; g < kTokens / 3; ++g) keys[g] += kDims;
+    for (int g = 0; g < kThirds; ++g) keys[g] += kDims;
   }
 }
 
@@ -360,7 +361,7 @@ MMB_OP void pack_panels(const Rows& rows, const Tile& tile, float* packed) {
   const int64_t dk = rows.a.dk;
   const Vec scale = broadcast(rows.a.scale * kLog2e);
   for (int64_t row = 0; row < tile.rows; row += kPanelRows) {
-    const int64_t width = tile.rows - row > kLanes ? kPanelRows : kLanes;
+    const int64_t width = min_of(kPanelRows, round_up(tile.rows - row, kLanes));
     for (int64_t lane = 0; lane < width; lane += kLanes) {
       for (int64_t i = 0; i < dk; i += kLanes) {
         const int64_t columns = min_of(kLanes, dk - i);
@@ -483,7 +484,9 @@ MMB_OP void panels(const Rows& rows, const Tile& tile, const Loader& loader, int
       const float* q = w.q + row * rows.a.dk;
       const Partial p{partial.o + row * rows.o_stride, partial.m + row, partial.l + row};
       const Memory k_ahead = part(ahead.k, i, count_panels), v_ahead = part(ahead.v, i, count_panels);
-      if (real > kLanes)
+      if (real > 2 * kLanes)
+        panel_step<3>(rows, real, q, block, t, count, w.limit + row, w, p, k_ahead, v_ahead);
+      else if (real > kLanes)
         panel_step<2>(rows, real, q, block, t, count, w.limit + row, w, p, k_ahead, v_ahead);
       else
         panel_step<1>(rows, real, q, block, t, count, w.limit + row, w, p, k_ahead, v_ahead);
