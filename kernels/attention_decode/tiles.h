@@ -20,34 +20,39 @@ namespace {
 constexpr int kQueryTerms = kTerms<float>;
 constexpr int64_t kTileElements = kTileBytes / 2;  // bf16
 
-// v of 2 * kLanes bf16 from each of two rows, as pairs (first row, second row) in order.
-MMB_OP void pair_up(const bf16* first, const bf16* second, Vec& a, Vec& b) {
-  VecBits x = {}, y = {};
-  if (first) memcpy(&x, first, sizeof x);
-  if (second) memcpy(&y, second, sizeof y);
-  zip((Vec)((x & 0xffffu) | y << 16), (Vec)(x >> 16 | (y & 0xffff0000u)), a, b, Lanes());
+// Pairs of 2 * kLanes bf16 of two rows, in order: (first, second) of dims 0, 1, ...
+MMB_OP void pair_up(VecBits first, VecBits second, Vec& a, Vec& b) {
+  zip((Vec)((first & 0xffffu) | second << 16), (Vec)(first >> 16 | (second & 0xffff0000u)), a, b, Lanes());
 }
 
 // Values of `count` tokens as right operands, [step of 32 tokens][tile of 16 dims][16 pairs][16][2]; tokens that are not
 // there are zero.
 [[gnu::noinline, maybe_unused]] void pair_values(const bf16* v, int64_t stride, int64_t dv, int64_t count, bf16* out,
                                                  Lines ahead) {
-  const int64_t dim_tiles = ceil_div(dv, kTileRows), spans = ceil_div(dv, 2 * kLanes);
-  for (int64_t t = 0; t < round_up(count, kTileColumns); t += 2) {
+  const int64_t dim_tiles = ceil_div(dv, kTileRows);
+  const auto pair_rows = [&](int64_t t, const auto& first, const auto& second) {
     ahead.fetch();
-    const bf16* first = t < count ? v + t * stride : nullptr;
-    const bf16* second = t + 1 < count ? v + (t + 1) * stride : nullptr;
     bf16* to = out + t / kTileColumns * dim_tiles * kTileElements + t % kTileColumns * kTileRows;
-    for (int64_t i = 0; i < spans; ++i) {
+    const auto to_dim = [&](int64_t dim) { return to + dim / kTileRows * kTileElements + dim % kTileRows * 2; };
+    for (int64_t dim = 0; dim < dim_tiles * kTileRows; dim += 2 * kLanes) {
       Vec pairs[2];
-      pair_up(first ? first + i * 2 * kLanes : nullptr, second ? second + i * 2 * kLanes : nullptr, pairs[0], pairs[1]);
-      for (int half = 0; half < 2; ++half) {
-        const int64_t dim = (2 * i + half) * kLanes;
-        if (dim < dim_tiles * kTileRows)
-          memcpy(to + dim / kTileRows * kTileElements + dim % kTileRows * 2, &pairs[half], sizeof(Vec));
-      }
+      pair_up(first(dim), second(dim), pairs[0], pairs[1]);
+      memcpy(to_dim(dim), &pairs[0], sizeof(Vec));
+      if (dim + kLanes < dim_tiles * kTileRows) memcpy(to_dim(dim + kLanes), &pairs[1], sizeof(Vec));
     }
-  }
+  };
+  const auto row = [&](int64_t t) {
+    return [from = v + t * stride](int64_t dim) {
+      VecBits bits;
+      memcpy(&bits, from + dim, sizeof bits);
+      return bits;
+    };
+  };
+  const auto zero = [](int64_t) { return VecBits{}; };
+  int64_t t = 0;
+  for (; t + 2 <= count; t += 2) pair_rows(t, row(t), row(t + 1));
+  if (t < count) pair_rows(t, row(t), zero), t += 2;
+  for (; t < round_up(count, kTileColumns); t += 2) pair_rows(t, zero, zero);
 }
 
 // Scores of up to 3 tiles of 16 tokens and 16 rows: s[token][16]. `q` is [step][term][16 pairs][16 rows][2].
