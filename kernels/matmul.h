@@ -87,7 +87,7 @@ template <class E>
 
 // The product runs on the level's matrix unit, which fewer tokens would leave too empty to keep up with memory.
 MMB_OP bool on_tiles(DType weights, int64_t tokens) {
-  constexpr int64_t kLeastTokens = 8;
+  constexpr int64_t kLeastTokens = 9;
   return kHasTiles && weights == DType::bf16 && tokens >= kLeastTokens;
 }
 

@@ -43,7 +43,7 @@ TEST(Tiles, Linear) {
 }
 
 TEST(Tiles, DenseFfn) {
-  for (const DenseFfn::Shape& shape : {DenseFfn::Shape{8, 40, 48}, {21, 65, 33}, {50, 33, 600}})
+  for (const DenseFfn::Shape& shape : {DenseFfn::Shape{10, 40, 48}, {21, 65, 33}, {50, 33, 600}})
     expect_matches_reference<DenseFfn, reference::dense_ffn<double>, emulated::dense_ffn>(shape, "panels");
 }
 

@@ -61,10 +61,13 @@ MMB_OP void step(Vec (&acc)[MR][NP * kVecsPerPanel], const float*& x, const bf16
   x += 2 * MR;
 }
 
-// Weights to prefetch while a tile computes: one place in each panel of the group for every line of the tile.
+// Weights to prefetch while a tile computes: for every line of the tile a place in each panel of the group, from line `turn`
+// on behind `then`.
 struct Ahead {
   const char* place;
   int64_t stride, step;  // bytes from panel to panel, from line to line
+  int64_t turn;
+  const char* then = nullptr;
 };
 
 // Where the tile goes.
@@ -80,12 +83,16 @@ template <class T, int MR, int NP>
 [[gnu::noinline]] void tile(const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead, Destination out) {
   constexpr int kLine = 64 / sizeof(T), kVecs = NP * kVecsPerPanel;
   Vec acc[MR][kVecs] = {};
-  MMB_FEW_STEPS
-  for (int64_t i = 0; i < lines; ++i) {
-    MMB_UNROLL
-    for (int p = 0; p < NP; ++p) prefetch(ahead.place + p * ahead.stride + i * ahead.step);
-    step<MR, NP>(acc, x, w.base + i * kLine, w.stride);
-  }
+  const auto multiply = [&](int64_t begin, int64_t end, const char* place) {
+    MMB_FEW_STEPS
+    for (int64_t i = begin; i < end; ++i, place += ahead.step) {
+      MMB_UNROLL
+      for (int p = 0; p < NP; ++p) prefetch(place + p * ahead.stride);
+      step<MR, NP>(acc, x, w.base + i * kLine, w.stride);
+    }
+  };
+  multiply(0, ahead.turn, ahead.place);
+  multiply(ahead.turn, lines, ahead.then);
   MMB_UNROLL
   for (int m = 0; m < MR; ++m) {
     MMB_UNROLL
@@ -151,7 +158,8 @@ MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tok
   // Tokens that stay in L2 are met by one group of panels after the other, which keeps sums near; more of them by one block
   // of columns after the other.
   constexpr int64_t kNear = 1 << 20;
-  constexpr int64_t kAhead = 128;  // lines, over all streams: what memory delivers in twice its latency
+  constexpr int64_t kTilesToWiden = 4;  // fewer are done before lines are widened and stored for them
+  constexpr int64_t kAhead = 128;       // lines, over all streams: what memory delivers in twice its latency
   const int64_t lines = ceil_div(w.cols, q), stride = lines * kLine, K = padded_columns(w.cols);
   const TokenTiles tiles(tokens);
   const int64_t beside = panels_beside(static_cast<int>(ceil_div(tokens, tiles.tiles)));
@@ -162,9 +170,10 @@ MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tok
 
   if (tiles.tiles == 1) {
     for (int64_t p = panels.begin; p < panels.end; p += group_at(p)) {
-      const int64_t group = group_at(p);
+      // The last lines prefetch the first ones of the next group, which short panels (a head's) consist of.
+      const int64_t group = group_at(p), ahead = kAhead / group < lines ? kAhead / group : lines;
       tile_of(tokens, group, packed, PanelGroup<T>{base(p), stride}, lines,
-              {place(p, kAhead / group), stride * (64 / kLine), 64},
+              {place(p, ahead), stride * (64 / kLine), 64, lines - ahead, place(p + group, 0)},
               {y + p * kPanel, y_stride, w.rows - p * kPanel, false});
     }
     return;
@@ -173,13 +182,19 @@ MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tok
   // The token tiles pass over the block of lines at `first` of the group at `p`; between them they prefetch what comes next.
   const auto meet = [&](int64_t p, int64_t first, const char* next) {
     const int64_t group = group_at(p), count = lines - first < kBlock ? lines - first : kBlock;
-    const PanelGroup<float> block = widened(PanelGroup<T>{base(p), stride}, group, first, count, scratch);
-    for (int64_t t = 0; t < tiles.tiles; ++t) {
-      const int64_t m = tiles.begin(t), height = tiles.begin(t + 1) - m;
-      const Ahead ahead{next + kBlock * t / tiles.tiles * 64, stride * (64 / kLine), 64 / q / tiles.tiles};
-      tile_of(height, group, packed + m * K + first * q * height, block, count * q, ahead,
-              {y + p * kPanel + m * y_stride, y_stride, w.rows - p * kPanel, first > 0});
-    }
+    const auto meet_tiles = [&](const auto& block, int64_t block_lines) {
+      for (int64_t t = 0; t < tiles.tiles; ++t) {
+        const int64_t m = tiles.begin(t), height = tiles.begin(t + 1) - m;
+        const Ahead ahead{next + kBlock * t / tiles.tiles * 64, stride * (64 / kLine),
+                          64 * count / block_lines / tiles.tiles, block_lines};
+        tile_of(height, group, packed + m * K + first * q * height, block, block_lines, ahead,
+                {y + p * kPanel + m * y_stride, y_stride, w.rows - p * kPanel, first > 0});
+      }
+    };
+    if (tiles.tiles < kTilesToWiden)
+      meet_tiles(PanelGroup<T>{base(p) + first * kLine, stride}, count);
+    else
+      meet_tiles(widened(PanelGroup<T>{base(p), stride}, group, first, count, scratch), count * q);
   };
   if (4 * tokens * K <= kNear) {
     for (int64_t p = panels.begin; p < panels.end; p += group_at(p))
