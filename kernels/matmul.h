@@ -3,7 +3,7 @@
 // for MR tokens, a token's value is broadcast once for NP panels.
 //   Tile     MR*NP*kVecsPerPanel accumulators, 24 of 32 registers or 12 of 16: enough to hide the latency of an FMA (8 to 10
 //            in flight), and at most one load per FMA.
-//   Panels   few tokens: as many panels side by side as fit (8 for one token), each a stream of its own for the prefetchers.
+//   Panels   few tokens: as many panels side by side as fit (4 for one token), each a stream of its own for the prefetchers.
 //   Tokens   many: tiles of even height; columns in blocks that keep the widened lines of a panel group in L1/L2 while the
 //            token tiles pass over it, so that widening costs 1/M of a load.
 #pragma once

@@ -1,15 +1,18 @@
 // Bound: the cache from memory for MHA and small groups (heads / key-value heads FLOP per byte of a bf16 cache), the
 // multiply rate for MQA, latent attention and prefill.
 // Idea: a *query row* is one (new token, head) pair; the rows of one sequence and one key-value head read the same tokens.
-// A *tile* is some of those rows; it meets the tokens block by block. Two families of micro-kernels, by the rows of a tile:
+// A *tile* is some of those rows; it meets the tokens block by block. Three families of micro-kernels, by the rows of a tile:
 //   panels  more rows than lanes (latent attention, prefill, large groups): lanes are rows. S^T[token][row] from packed q
 //           and broadcast keys, so that the softmax is vertical and S^T is already the packed operand of P V; no cache is
 //           ever transposed. Keys and values are f32 rows, widened once for all rows of the tile.
-//   dots    fewer rows (MHA, GQA): lanes lie along the cached row. kLanes dot products are reduced together by a tree of
+//   quads   as many rows as lanes, or half of that (GQA): every four lanes are four dims of a row of their own. A key's four
+//           dims are broadcast to all of them, and four lanes are left to add where dots add all.
+//   dots    fewer rows (MHA): lanes lie along the cached row. kLanes dot products are reduced together by a tree of
 //           shuffles; rows are read as they are stored, once for all rows of the tile.
-// In both, a vector of scores holds R rows x T = kLanes/R tokens (panels: T = 1), so softmax and P V are the same code.
-// Blocking: 96 tokens. Panels: 12 tokens x 2 vectors of rows, then 8 rows x 3 vectors of the value; 128 rows of latent
-// attention are 0.8 MB with their block, in L2. Dots: 16 sums, then 8 rows x 2 vectors.
+// In all, a vector of scores holds R rows x T = kLanes/R tokens (panels: T = 1), so softmax and P V are the same code.
+// Blocking: 96 tokens. Panels: 8 tokens x 3 vectors of rows, then 8 rows x 3 vectors of the value; 128 rows of latent
+// attention are 0.8 MB with their block, in L2. Quads: 12 tokens x 2 vectors or 6 x 4; their keys, widened, stay in L1. Dots:
+// 16 sums. After both, 8 rows x 2 vectors of the value.
 // Roof, bf16 cache of 4096 tokens, 2 cores of a Xeon with 2 MB of L2, AVX-512 (November 2026, medians of 7): MHA 0.82, V3's
 // MQA 0.77, latents of 128 heads 0.75, of 16 heads 0.61, GQA of 8 rows 0.61, of 16 rows 0.56: 16 sums are reduced by 30
 // shuffles for every 128 FMAs, which keys laid out with tokens in lanes would not need. On a matrix unit: tiles.h.

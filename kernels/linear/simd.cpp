@@ -1,6 +1,6 @@
 // Bound: weights from memory up to the machine's balance (about 10 tokens in bf16), multiply rate beyond.
 // Blocking: up to 24 tokens are one tile: 24 accumulators of 32 registers, weights widened as they come from memory, in 4
-// streams. More: tiles of 12 x 2 panels over blocks of 256 columns, whose widened lines (32 KB) meet one tile of tokens
+// streams. More: tiles of 8 x 3 panels over blocks of 128 columns, whose widened lines (24 KB) meet one tile of tokens
 // after the other; tokens up to 1 MiB block after block of a group of panels, more of them group after group of a block.
 // Roof, DeepSeek-V3's bf16 projections, 2 cores of a Xeon with 2 MB of L2, AVX-512 (November 2026, medians of 7): 1 token
 // 0.91-0.97, 8 tokens 0.74-0.79, 32 tokens 0.67-0.74, 128 tokens 0.74-0.83. At 12 x 2 the loop is 24 FMAs, 14 loads and 2
