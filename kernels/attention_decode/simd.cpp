@@ -54,9 +54,8 @@ struct Prefetch {
 };
 
 // The same for a block that is read once: in kStreams places at a time, as the hardware's prefetchers run ahead in each.
+template <int64_t kStreams>
 struct Streams {
-  static constexpr int64_t kStreams = 4;
-
   const char *next, *last;  // the line to prefetch, and where the last stream begins
   int64_t apart;            // bytes from stream to stream
 
@@ -77,10 +76,10 @@ MMB_OP Prefetch spread(Memory memory, int64_t index, int64_t parts, int64_t step
 }
 
 // Of all of the memory, of which the first `done` bytes have been fetched.
-MMB_OP Streams streams(Memory memory, int64_t done) {
-  const int64_t apart = memory.bytes / Streams::kStreams, line = done / 64;
-  return {memory.data + line % Streams::kStreams * apart + line / Streams::kStreams * 64,
-          memory.data + (Streams::kStreams - 1) * apart, apart};
+template <int64_t kStreams>
+MMB_OP Streams<kStreams> streams(Memory memory, int64_t done) {
+  const int64_t apart = memory.bytes / kStreams, line = done / 64;
+  return {memory.data + line % kStreams * apart + line / kStreams * 64, memory.data + (kStreams - 1) * apart, apart};
 }
 
 // ---- Micro-kernels
@@ -133,14 +132,14 @@ constexpr int kDotVecs = kDotTokens / kLanes;
 
 // Dots: scores of R rows (q: [spans][parts][R][kLanes]) and `tokens` tokens, kDotVecs * T at a time, T = kLanes / R; lane
 // r*T + j of a vector is row r, token j of T.
-template <class E, int R>
+template <class E, int R, class Fetch>
 [[gnu::noinline]] void dots(const float* q, int64_t spans, const E* k, int64_t k_stride, int64_t tokens, float* s,
-                            Streams ahead) {
+                            Fetch ahead) {
   constexpr int T = kLanes / R, kTokens = kDotVecs * T, kWidth = kSpan<E> * kLanes;
   for (int64_t first = 0; first < tokens; first += kTokens) {
     Vec acc[kDotVecs][kLanes] = {};
     for (int64_t i = 0; i < spans; ++i) {
-      ahead.fetch<kTokens * kWidth* static_cast<int>(sizeof(E))>();
+      ahead.template fetch<kTokens * kWidth* static_cast<int>(sizeof(E))>();
       MMB_UNROLL
       for (int part = 0; part < kSpan<E>; ++part) {
         const float* from = q + (i * kSpan<E> + part) * R * kLanes;
@@ -168,7 +167,7 @@ template <int R>
 constexpr int kQuadVecs = 4 * R / kLanes;
 template <class E, int R>
 [[gnu::noinline]] void quads(const float* q, int64_t spans, const E* k, int64_t k_stride, int64_t tokens, float* s,
-                             float* wide, Streams ahead) {
+                             float* wide, Streams<4> ahead) {
   constexpr int T = kLanes / R, NV = kQuadVecs<R>, kTokens = kAccumulators / NV, kWidth = kSpan<E> * kLanes;
   for (int64_t first = 0; first < tokens; first += kTokens, k += kTokens * k_stride) {
     const int64_t stride = spans * kWidth, exist = tokens - first < kTokens ? tokens - first : kTokens;
@@ -517,13 +516,18 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
     const Block block = loader.stored(t, count);
     const auto* k = static_cast<const E*>(block.k);
     const auto* v = static_cast<const E*>(block.v);
-    // The next block lies behind this one.
-    const Memory next_k{reinterpret_cast<const char*>(k + kBlock * block.k_stride), kBlock * k_spans * kWidth * size};
-    const Memory next_v{reinterpret_cast<const char*>(v + kBlock * block.v_stride), kBlock * v_spans * kWidth * size};
+    // What follows, for a single row: memory alone bounds it. Else the next block, which lies behind this one, and time
+    // enough to fetch it from four places.
+    constexpr int64_t kStreams = R == 1 ? 1 : 4, kLatency = 6 << 10;  // bytes that memory delivers in twice its latency
+    const auto next = [&](const E* cached, int64_t stride, int64_t spans) {
+      return Memory{reinterpret_cast<const char*>(cached) + (R == 1 ? kLatency : kBlock * stride * size),
+                    kBlock * spans * kWidth * size};
+    };
+    const Memory next_k = next(k, block.k_stride, k_spans), next_v = next(v, block.v_stride, v_spans);
     if constexpr (kQuads)
-      quads<E, R>(w.q, k_spans, k, block.k_stride, count, w.s, w.wide, streams(next_k, 0));
+      quads<E, R>(w.q, k_spans, k, block.k_stride, count, w.s, w.wide, streams<4>(next_k, 0));
     else
-      dots<E, R>(w.q, k_spans, k, block.k_stride, count, w.s, streams(next_k, 0));
+      dots<E, R>(w.q, k_spans, k, block.k_stride, count, w.s, streams<kStreams>(next_k, 0));
     const VecInt seen = limits(w.limit, t), present = static_cast<int32_t>(count) - offset;
     softmax<T>(w.s, kLanes, vectors, vectors * T > count || w.limit[0] < t + count, seen < present ? seen : present,
                partial.m, partial.l, w.alpha);
@@ -532,7 +536,7 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
       for (int64_t r = 0; r < R; r += kRows)
         mix_slice<E, kRows, T>(width, w.s + r * T, kLanes, w.alpha + r * T, v + first * kWidth, block.v_stride, count,
                                partial.o + r * rows.o_stride + first * kWidth, rows.o_stride,
-                               streams(next_v, first * kWidth * size * kBlock));
+                               streams<kStreams>(next_v, first * kWidth * size * (R == 1 ? 1 : kBlock)));
     }
   }
   const Vec l = sum_of_lanes<T>(load(partial.l)), m = load(partial.m);

@@ -83,7 +83,7 @@ template <class T, int MR, int NP>
 [[gnu::noinline]] void tile(const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead, Destination out) {
   constexpr int kLine = 64 / sizeof(T), kVecs = NP * kVecsPerPanel;
   Vec acc[MR][kVecs] = {};
-  const auto multiply = [&](int64_t begin, int64_t end, const char* place) {
+  const auto run = [&](int64_t begin, int64_t end, const char* place) {
     MMB_FEW_STEPS
     for (int64_t i = begin; i < end; ++i, place += ahead.step) {
       MMB_UNROLL
@@ -91,8 +91,8 @@ template <class T, int MR, int NP>
       step<MR, NP>(acc, x, w.base + i * kLine, w.stride);
     }
   };
-  multiply(0, ahead.turn, ahead.place);
-  multiply(ahead.turn, lines, ahead.then);
+  run(0, ahead.turn, ahead.place);
+  run(ahead.turn, lines, ahead.then);
   MMB_UNROLL
   for (int m = 0; m < MR; ++m) {
     MMB_UNROLL
