@@ -164,7 +164,7 @@ template <class E, int R, class Fetch>
 // vector j being four dims of row i * vectors + j. A key's four dims meet them all, and only four lanes are left to add.
 // `wide` has room for the keys of a tile of tokens in f32.
 template <int R>
-constexpr int kQuadVecs = 4 * R / kLanes;
+[[maybe_unused]] constexpr int kQuadVecs = 4 * R / kLanes;
 template <class E, int R>
 [[gnu::noinline]] void quads(const float* q, int64_t spans, const E* k, int64_t k_stride, int64_t tokens, float* s,
                              float* wide, Streams<4> ahead) {
