@@ -13,9 +13,10 @@
 // Blocking: 96 tokens. Panels: 8 tokens x 3 vectors of rows, then 8 rows x 3 vectors of the value; 128 rows of latent
 // attention are 0.8 MB with their block, in L2. Quads: 12 tokens x 2 vectors or 6 x 4; their keys, widened, stay in L1. Dots:
 // 16 sums. After both, 8 rows x 2 vectors of the value.
-// Roof, bf16 cache of 4096 tokens, 2 cores of a Xeon with 2 MB of L2, AVX-512 (November 2026, medians of 7): MHA 0.82, V3's
-// MQA 0.77, latents of 128 heads 0.75, of 16 heads 0.61, GQA of 8 rows 0.61, of 16 rows 0.56: 16 sums are reduced by 30
-// shuffles for every 128 FMAs, which keys laid out with tokens in lanes would not need. On a matrix unit: tiles.h.
+// Roof, bf16 cache of 4096 tokens, 2 cores of a Xeon with 2 MB of L2, AVX-512 (November 2026, medians of 7): MHA 0.85, V3's
+// MQA 0.82, latents of 128 heads 0.90, of 16 heads 0.65, GQA of 8 rows 0.57, of 16 rows 0.67. Few rows share a key's widening
+// (an eighth of their FMAs, for keys and for values) and the softmax, and their tiles reach 0.6 of the peak with the cache in
+// L2. On a matrix unit: tiles.h.
 // Split: the (query row, seen token) pairs of the batch in the order sequence, key-value head, tile, token are cut into
 // equal parts, one for each thread. A cut inside a tile leaves partial results, which are combined at the end.
 #include "mmb/attention_decode.h"

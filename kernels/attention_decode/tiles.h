@@ -5,8 +5,8 @@
 //            one thing that has to be laid out anew for each block, once for all rows.
 // Blocking: 192 tokens. Scores: 3 tiles of tokens x 16 rows, 9 products for 6 tiles that are loaded; mix: 16 rows x 4 tiles
 // of dims, 12 for 7. Of 128 rows: keys and values of a block 221 + 196 KB, queries 442 KB, results 256 KB: in L2.
-// Roof, as attention_decode/simd.cpp's: latents of 128 heads 0.50 (4.2 times as fast as AVX-512), of 16 heads 0.30 (1.9
-// times), V3's MQA 0.32 (1.9 times): softmax, the weights' terms and pairs of values are not the unit's work, and weigh
+// Roof, as attention_decode/simd.cpp's: latents of 128 heads 0.40 (2.1 times as fast as AVX-512), of 16 heads 0.29 (1.2
+// times), V3's MQA 0.33 (1.9 times): softmax, the weights' terms and pairs of values are not the unit's work, and weigh
 // more the fewer rows share a block.
 // Bound: the unit, 3 of its products for each of f32 FMAs; the cache from memory for few rows.
 #pragma once

@@ -3,8 +3,9 @@
 // streams. More: tiles of 8 x 3 panels over blocks of 128 columns, whose widened lines (24 KB) meet one tile of tokens
 // after the other; tokens up to 1 MiB block after block of a group of panels, more of them group after group of a block.
 // Roof, DeepSeek-V3's bf16 projections, 2 cores of a Xeon with 2 MB of L2, AVX-512 (November 2026, medians of 7): 1 token
-// 0.91-0.97, 8 tokens 0.74-0.79, 32 tokens 0.67-0.74, 128 tokens 0.74-0.83. At 12 x 2 the loop is 24 FMAs, 14 loads and 2
-// prefetches; what is missing there are misses of L1. On the matrix unit: tiles.h.
+// 0.89-0.98, 8 tokens 0.80-0.92, 32 tokens 0.62-0.76, 128 tokens 0.65-0.83. A tile with all operands in L1 reaches 0.9 of the
+// register peak (its loads, addresses and counting issue beside the FMAs); misses of L1 and widening are the rest. On the
+// matrix unit: tiles.h.
 // Idea: matmul.h. The tokens are laid out for the tiles once, by the whole team; then each thread streams its own panels.
 // Rounded: the same with activations in bf16, of which a matrix unit needs one product where f32 takes three.
 // Split: panels of outputs, evenly and in order over the threads, so that weights stay with the thread that reads them.

@@ -5,9 +5,9 @@
 // Blocking: one tile of tokens: sums stay in the unit over all columns, weights come from memory, prefetched in 4 streams.
 // More: blocks of 4 steps. A tile's terms (12 KB) stay in L1 while the lines of 32 panels (128 KB, in L2) pass by, each
 // followed by its sums; what the next block needs is prefetched beside.
-// Roof, as linear/simd.cpp's: 8 tokens 0.79-0.86, 32 and 128 tokens 0.36-0.56 of three products for each: 1.5 to 3 times as fast as
-// AVX-512 from 32 tokens on. What is missing: software prefetches hold the buffers of L1 that the unit's loads need, so that
-// memory and unit overlap in part only, and sums wait in stores (0.2 of the time at 4 steps a block).
+// Roof, as linear/simd.cpp's: 32 tokens 0.42-0.50, 128 tokens 0.33-0.54 of three products for each: 1.6 to 3.7 times as fast
+// as AVX-512. What is missing: software prefetches hold the buffers of L1 that the unit's loads need, so that memory and unit
+// overlap in part only; sums wait in stores, a quarter of the time; packing the terms takes an eighth.
 #pragma once
 
 #include "../matmul.h"

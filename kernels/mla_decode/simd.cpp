@@ -1,8 +1,8 @@
 // Absorbed. Bound: the multiply rate in the core (latent_attention), nearly all of the time from a few thousand cached
 // tokens on; below, the absorption and up-projection weights from memory (V3: 33.5 MB in bf16 at any batch).
-// Roof, V3, bf16, 2 cores of a Xeon with 2 MB of L2 (November 2026, medians of 7): AVX-512 0.44 at 1024 tokens, 0.62 at
-// 4096, 0.75 there with a batch of 8; on its matrix unit 0.57, 0.41 and 0.42, in 0.82, 0.52 and 0.36 of the time. At 1024
-// tokens the weights from memory and the core's arithmetic take equally long, one after the other.
+// Roof, V3, bf16, 2 cores of a Xeon with 2 MB of L2 (November 2026, medians of 7): AVX-512 0.42 at 1024 tokens, 0.60 at
+// 4096, 0.83 there with a batch of 8; on its matrix unit 0.58, 0.42 and 0.39, in 0.56, 0.39 and 0.45 of the time. The bound
+// lets weights from memory and the core's arithmetic overlap, which are one after the other here: of their sum it is 0.75.
 // Idea: W_UK[h] runs backwards as an ordinary product of its transposed storage, for all new tokens at once, and the rope
 // part is copied behind; then the core; then W_UV[h].
 // Split: the (head, panel) list of each product, evenly and in order, so that every thread streams one contiguous piece of
