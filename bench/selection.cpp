@@ -4,6 +4,8 @@
 #include <charconv>
 #include <cmath>
 
+#include "mmb/machine.h"
+
 namespace mmb {
 namespace {
 
@@ -82,27 +84,22 @@ std::vector<Impl> parse_impls(const std::string& text) {
   std::string expected = "reference";
   for (Impl impl : impls()) expected += std::string(", ") + name(impl);
   for (Impl impl : peers()) expected += std::string(", ") + name(impl);
-  std::string words;
-  for (size_t begin = 0; begin <= text.size();) {
-    const size_t end = std::min(text.find(',', begin), text.size());
-    const std::string word = text.substr(begin, end - begin);
-    if (begin > 0) words += ',';
-    if (word == "peers") {  // the fastest level and every library beside it
-      words += name(fastest_impl());
-      for (Impl impl : peers()) words += std::string(",") + name(impl);
-    } else {
-      words += word;
-    }
-    begin = end + 1;
-  }
-  return parse_list<Impl>("--impl", words, "any of " + expected + ", or peers",
-                          [](const std::string& word, Impl& value) {
-                            if (word == "reference") return value = Impl::reference, true;
-                            for (const auto& known : {impls(), peers()})
-                              for (Impl impl : known)
-                                if (word == name(impl)) return value = impl, true;
-                            return false;
-                          });
+  const auto groups = parse_list<std::vector<Impl>>(
+      "--impl", text, "any of " + expected + ", or peers", [](const std::string& word, std::vector<Impl>& group) {
+        if (word == "reference") group = {Impl::reference};
+        for (const auto& known : {impls(), peers()})
+          for (Impl impl : known)
+            if (word == name(impl)) group = {impl};
+        if (word == "peers") {  // the fastest level and every library beside it
+          group = {fastest_impl()};
+          group.insert(group.end(), peers().begin(), peers().end());
+        }
+        return !group.empty();
+      });
+  std::vector<Impl> all;
+  for (const auto& group : groups)
+    for (Impl impl : group) append_once(all, impl);
+  return all;
 }
 
 std::vector<Threads> parse_threads(const std::string& text) {

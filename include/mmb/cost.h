@@ -9,8 +9,7 @@ namespace mmb {
 struct Cost {
   double flops = 0;
   double bf16_flops = 0;  // of these, with one operand stored as bf16: some machines have faster instructions for them
-  double rounded_flops =
-      0;  // of these, with the other operand rounded to bf16 too: one product of a matrix unit, not three
+  double rounded_flops = 0;     // of these, with both operands in bf16: one product of a matrix unit, not three
   double weight_bytes = 0;      // unique bytes of weights read
   double kv_bytes = 0;          // unique bytes of cached keys, values or latents read or written
   double activation_bytes = 0;  // inputs and outputs

@@ -526,7 +526,7 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
     };
     const Memory next_k = next(k, block.k_stride, k_spans), next_v = next(v, block.v_stride, v_spans);
     if constexpr (kQuads)
-      quads<E, R>(w.q, k_spans, k, block.k_stride, count, w.s, w.wide, streams<4>(next_k, 0));
+      quads<E, R>(w.q, k_spans, k, block.k_stride, count, w.s, w.wide, streams<kStreams>(next_k, 0));
     else
       dots<E, R>(w.q, k_spans, k, block.k_stride, count, w.s, streams<kStreams>(next_k, 0));
     const VecInt seen = limits(w.limit, t), present = static_cast<int32_t>(count) - offset;

@@ -18,6 +18,11 @@ namespace {
   return dtype == DType::bf16;
 }
 
+// Some products round their activations to the weights' bf16, as oneDNN's do.
+bool rounds(DType dtype, std::string_view algo) {
+  return dtype == DType::bf16 && (algo == "rounded" || algo == "packed");
+}
+
 }  // namespace
 
 std::span<const Kernel<Linear>> Linear::kernels() {
@@ -44,15 +49,6 @@ std::string Linear::key(const Shape& shape) {
   return "tokens:" + std::to_string(shape.tokens) + "/in_features:" + std::to_string(shape.in_features) +
          "/out_features:" + std::to_string(shape.out_features);
 }
-
-namespace {
-
-// Some products round their activations to the weights' bf16, as oneDNN's do.
-bool rounds(DType dtype, std::string_view algo) {
-  return dtype == DType::bf16 && (algo == "rounded" || algo == "packed");
-}
-
-}  // namespace
 
 Cost Linear::cost(const Shape& shape, DType dtype, std::string_view algo) {
   const auto N = static_cast<double>(shape.tokens), K = static_cast<double>(shape.in_features),
