@@ -255,7 +255,7 @@ void Suite::add(const Model& model, const typename Op::Shape& shape, std::string
     for (const Kernel<Op>& kernel : Op::kernels()) {
       if (!selected(kernel.impl)) continue;
       for (DType dtype : selection_.dtypes) {
-        if (kernel.takes && !kernel.takes(dtype)) continue;
+        if (!takes(kernel, dtype)) continue;
         for (Threads threads : threads(kernel.algo == headline)) {
           Row row;
           row.name = {Op::name,

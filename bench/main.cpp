@@ -58,7 +58,7 @@ Selection selection_of(const Flags& flags) {
   if (!flags.dtypes.empty())
     selection.dtypes = parse_dtypes(flags.dtypes);
   else if (selection.profile == Profile::smoke)
-    selection.dtypes = {DType::f32, DType::bf16};
+    selection.dtypes = {kWeightTypes.begin(), kWeightTypes.end()};
   if (!flags.threads.empty()) selection.threads = parse_threads(flags.threads);
   if (!flags.impls.empty()) selection.impls = parse_impls(flags.impls);
   if (!flags.filter.empty()) selection.filter = parse_regex("--filter", flags.filter);

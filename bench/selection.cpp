@@ -72,9 +72,9 @@ std::vector<std::string> parse_words(const std::string& flag, const std::string&
 }
 
 std::vector<DType> parse_dtypes(const std::string& text) {
-  return parse_list<DType>("--dtype", text, "bf16 or f32, separated by commas",
+  return parse_list<DType>("--dtype", text, "f32, bf16, fp8, int8 or int4, separated by commas",
                            [](const std::string& word, DType& value) {
-                             for (DType dtype : {DType::f32, DType::bf16})
+                             for (DType dtype : kWeightTypes)
                                if (word == name(dtype)) return value = dtype, true;
                              return false;
                            });

@@ -22,19 +22,10 @@ struct FfnWork {
 };
 
 // What a panel costs, in tokens: those it is multiplied with, or, where they are fewer, as many as could be while it
-// comes from memory (the machine's balance: about 10 in bf16, twice that in f32).
+// comes from memory (the machine's balance: about 10 in bf16, twice that in f32, a quarter in int4).
 MMB_OP int64_t panel_cost(const FfnWork& work) {
-  const int64_t streaming = 5 * size_of(work.ffn->gate.dtype);
+  const int64_t streaming = 5 * bits_of(work.ffn->gate.dtype) / 8;
   return work.tokens > streaming ? work.tokens : streaming;
-}
-
-// The matrix from panel `panel` on.
-MMB_OP Matrix from_panel(const Matrix& w, int64_t panel) {
-  Matrix rest = w;
-  const int64_t lines = ceil_div(w.cols, 4 / size_of(w.dtype));
-  rest.data = static_cast<const char*>(w.data) + panel * lines * 64;
-  rest.rows -= panel * kPanel;
-  return rest;
 }
 
 // Own scratch: two results of a panel group over all tokens of an FFN, and matmul's.
@@ -43,8 +34,7 @@ struct FfnScratch {
 };
 
 MMB_OP int64_t panels_at_once(int64_t tokens, DType weights) {
-  return on_tiles(weights, tokens) ? kNearPanels
-                                   : panels_beside(static_cast<int>(ceil_div(tokens, TokenTiles(tokens).tiles)));
+  return on_tiles(weights, tokens) ? kNearPanels : panels_of_tile(tokens, weights);
 }
 
 // hidden = silu(gate x) * up x for `panels` of one FFN; x and hidden are packed.
@@ -53,11 +43,11 @@ MMB_OP void up_panels(const FfnWork& work, Share panels, const float* x, float* 
   const int64_t M = work.tokens, I = ffn.gate.rows;
   const int64_t beside = panels_at_once(M, ffn.gate.dtype), W = beside * kPanel;
   for (int64_t p = panels.begin; p < panels.end; p += beside) {
-    const Share group{0, p + beside < panels.end ? beside : panels.end - p};
-    matmul(x, M, from_panel(ffn.gate, p), group, own.a, W, own.widened);
-    matmul(x, M, from_panel(ffn.up, p), group, own.b, W, own.widened);
+    const Share group{p, p + beside < panels.end ? p + beside : panels.end};
+    matmul(x, M, ffn.gate, group, own.a, W, own.widened);
+    matmul(x, M, ffn.up, group, own.b, W, own.widened);
     for (int64_t i = 0; i < M * W; i += kLanes) store(own.a + i, silu(load(own.a + i)) * load(own.b + i));
-    const int64_t begin = p * kPanel, end = begin + group.end * kPanel;
+    const int64_t begin = p * kPanel, end = group.end * kPanel;
     pack(own.a, W, nullptr, M, I, ffn.down.dtype, {begin, end < I ? end : I}, hidden);
   }
 }
@@ -68,9 +58,9 @@ MMB_OP void down_panels(const FfnWork& work, Share panels, const float* hidden, 
   const int64_t M = work.tokens, H = down.rows;
   const int64_t beside = panels_at_once(M, down.dtype), W = beside * kPanel;
   for (int64_t p = panels.begin; p < panels.end; p += beside) {
-    const Share group{0, p + beside < panels.end ? beside : panels.end - p};
-    matmul(hidden, M, from_panel(down, p), group, own.a, W, own.widened);
-    const int64_t begin = p * kPanel, width = begin + group.end * kPanel < H ? group.end * kPanel : H - begin;
+    const Share group{p, p + beside < panels.end ? p + beside : panels.end};
+    matmul(hidden, M, down, group, own.a, W, own.widened);
+    const int64_t begin = p * kPanel, width = (group.end * kPanel < H ? group.end * kPanel : H) - begin;
     for (int64_t m = 0; m < M; ++m) {
       const Vec weight = broadcast(work.weights ? work.weights[m] : 1.f);
       float* to = y + (work.rows ? work.rows[m] : m) * H + begin;

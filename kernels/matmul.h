@@ -23,9 +23,17 @@ constexpr int kTallTokens = kTileVecs / kVecsPerPanel;  // of a tile of one pane
 constexpr int kMaxPanels = 4;                           // streams of weights: more of them read slower
 constexpr int64_t kColumnBlock = 128;                   // columns whose widened lines stay close
 
-constexpr int panels_beside(int tokens) {
+// Weights with scales are summed scale by scale, which takes twice the accumulators.
+MMB_OP constexpr int sums_of(DType weights) {
+  return is_scaled(weights) ? 2 : 1;
+}
+MMB_OP constexpr bool fits_tall_tile(int64_t tokens, DType weights) {
+  return tokens * sums_of(weights) <= kTallTokens;
+}
+
+MMB_OP constexpr int panels_beside(int tokens, DType weights) {
   int panels = kMaxPanels;
-  while (panels > 1 && tokens * panels * kVecsPerPanel > kTileVecs) --panels;
+  while (panels > 1 && tokens * panels * kVecsPerPanel * sums_of(weights) > kTileVecs) --panels;
   return panels;
 }
 
@@ -34,22 +42,29 @@ constexpr int panels_beside(int tokens) {
 struct TokenTiles {
   int64_t tokens, tiles;
   MMB_OP TokenTiles(int64_t m, int64_t count) : tokens(m), tiles(count) {}
-  MMB_OP explicit TokenTiles(int64_t m) : TokenTiles(m, m <= kTallTokens ? 1 : ceil_div(m, kTileTokens)) {}
+  MMB_OP TokenTiles(int64_t m, DType weights)
+      : TokenTiles(m, fits_tall_tile(m, weights) ? 1 : ceil_div(m, kTileTokens)) {}
   MMB_OP int64_t begin(int64_t tile) const { return tokens * tile / tiles; }
 };
 
-// Columns as the packed weights have them: bf16 lines hold two.
+// Panels that a tile of `tokens` tokens has side by side; tiles of widened lines are as wide as those of f32.
+MMB_OP int64_t panels_of_tile(int64_t tokens, DType weights) {
+  return panels_beside(static_cast<int>(ceil_div(tokens, TokenTiles(tokens, weights).tiles)),
+                       fits_tall_tile(tokens, weights) ? weights : DType::f32);
+}
+
+// Columns as the packed weights have them, whose lines hold eight at the most.
 MMB_OP constexpr int64_t padded_columns(int64_t cols) {
-  return round_up(cols, 2);
+  return round_up(cols, line_columns(DType::int4));
 }
 
 // Columns of x for the register tiles, [tile][column][token of the tile]: row-major tokens, whose length is often a multiple
 // of 4 KiB, would fall into one set of L1.
 template <class E>
 [[gnu::noinline]] void pack_columns(const E* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols,
-                                    Share columns, float* packed) {
+                                    DType weights, Share columns, float* packed) {
   constexpr int kGroups = static_cast<int>(ceil_div(kTallTokens, kLanes));
-  const TokenTiles tiles(tokens);
+  const TokenTiles tiles(tokens, weights);
   for (int64_t tile = 0; tile < tiles.tiles; ++tile) {
     const int64_t begin = tiles.begin(tile), height = tiles.begin(tile + 1) - begin;
     float* out = packed + begin * padded_columns(cols) + columns.begin * height;
@@ -145,7 +160,7 @@ MMB_OP void pack(const E* x, int64_t stride, const int32_t* rows, int64_t tokens
   if (on_tiles(weights, tokens))
     pack_terms(x, stride, rows, tokens, cols, columns, packed);
   else
-    pack_columns(x, stride, rows, tokens, cols, columns, packed);
+    pack_columns(x, stride, rows, tokens, cols, weights, columns, packed);
 }
 
 // All columns of x, by the whole team; the caller puts the barrier.
@@ -162,11 +177,12 @@ constexpr int64_t kNearTiles = 16, kNearPanels = 32;
 
 // Floats of own scratch that matmul needs: for widened lines or for the unit's sums.
 constexpr int64_t kMatmulScratch =
-    kHasTiles ? kNearTiles * kNearPanels * kTileRows * kPanel : kColumnBlock * kPanel * kMinPanels;
+    kHasTiles ? kNearTiles * kNearPanels * kTileRows * kPanel : kColumnBlock * kPanel * kMaxPanels;
 
 }  // namespace
 
-// Panels [begin, end) of y = x * w^T, by the calling thread alone, for x packed from type `x`; y[m * y_stride + row].
+// Panels [begin, end) of y = x * w^T, by the calling thread alone, for x packed from type `x`. `y` is where the first row of
+// panel `begin` goes, for the first token.
 // Compiled once per level, in linear/simd.cpp.
 void linear_panels(const float* packed, DType x, int64_t tokens, const Matrix& w, int64_t begin, int64_t end, float* y,
                    int64_t y_stride, float* scratch) noexcept;
@@ -182,6 +198,13 @@ MMB_OP void matmul(const float* packed, int64_t tokens, const Matrix& w, Share p
 
 MMB_OP int64_t panel_count(const Matrix& w) {
   return ceil_div(w.rows, kPanel);
+}
+
+// This thread's share of the panels of y [tokens, w.rows].
+template <class E = float>
+MMB_OP void matmul_share(const float* packed, int64_t tokens, const Matrix& w, float* y, float* scratch) {
+  const Share panels = share(panel_count(w));
+  matmul<E>(packed, tokens, w, panels, y + panels.begin * kPanel, w.rows, scratch);
 }
 
 }  // namespace

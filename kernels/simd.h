@@ -219,12 +219,109 @@ MMB_OP void store_partial(bf16* p, Vec v, int64_t n) {
   memcpy(p, padded, static_cast<size_t>(2 * n));
 }
 
-// kLanes outputs x 2 columns of a bf16 panel line: the even and the odd column, lanes = outputs.
-MMB_OP void load_columns(const bf16* line, Vec& even, Vec& odd) {
+// kLanes f16, widened; finite ones.
+MMB_OP Vec load_f16(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__AVX2__)
+  return (Vec)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  HalfBits half;
+  memcpy(&half, p, sizeof half);
+  const VecBits bits = __builtin_convertvector(half, VecBits);
+  return (Vec)((bits & 0x7fffu) << 13 | (bits & 0x8000u) << 16) * 0x1p112f;
+#endif
+}
+
+// The elements of the scaled types, as a line of a panel has them (tensor.h): E is one of these.
+struct fp8 {
+  uint8_t bits;
+};
+struct int8 {
+  int8_t value;
+};
+struct int4 {
+  uint8_t pair;
+};
+template <class E>
+constexpr DType kTypeOf = DType::f32;
+template <>
+constexpr DType kTypeOf<bf16> = DType::bf16;
+template <>
+constexpr DType kTypeOf<fp8> = DType::fp8;
+template <>
+constexpr DType kTypeOf<int8> = DType::int8;
+template <>
+constexpr DType kTypeOf<int4> = DType::int4;
+
+// Outputs [v * kLanes, (v + 1) * kLanes) of a panel's line, as f32: all of its columns. Those of fp8 are 2^-8 of their
+// value, which its f16 has the same bits for.
+constexpr float kFp8Unit = 256;
+MMB_OP void load_columns(const float* line, int v, Vec (&columns)[1]) {
+  columns[0] = load(line + v * kLanes);
+}
+MMB_OP void load_columns(const bf16* line, int v, Vec (&columns)[2]) {
   VecBits bits;
-  memcpy(&bits, line, sizeof bits);
-  even = (Vec)(bits << 16);
-  odd = (Vec)(bits & 0xffff0000u);
+  memcpy(&bits, line + 2 * kLanes * v, sizeof bits);
+  columns[0] = (Vec)(bits << 16);
+  columns[1] = (Vec)(bits & 0xffff0000u);
+}
+MMB_OP void load_columns(const fp8* line, int v, Vec (&columns)[4]) {
+  MMB_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    // Pairs of columns: as 16 bits the odd one's byte is the upper. Its sign stays, exponent and mantissa move down by one.
+    HalfBits pairs;
+    memcpy(&pairs, line + 32 * half + 2 * kLanes * v, sizeof pairs);
+    typedef int16_t HalfInt __attribute__((vector_size(2 * kLanes)));
+    HalfBits even = (HalfBits)((HalfInt)(pairs << 8) >> 1) & 0xbf80, odd = (HalfBits)((HalfInt)pairs >> 1) & 0xbf80;
+    const auto mend = [](HalfBits& x) { x |= (HalfBits)((x & 0x7fff) == 0x3f80) & 0x7e00; };  // NaN
+#if defined(__AVX512F__)
+    const __m256i raw = (__m256i)pairs;
+    if (__builtin_expect(
+            _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_or_si256(raw, _mm256_set1_epi8(-128)), _mm256_set1_epi8(-1))),
+            0)) {
+      mend(even);
+      mend(odd);
+    }
+    columns[2 * half] = (Vec)_mm512_cvtph_ps((__m256i)even);
+    columns[2 * half + 1] = (Vec)_mm512_cvtph_ps((__m256i)odd);
+#elif defined(__AVX2__)
+    mend(even);
+    mend(odd);
+    columns[2 * half] = (Vec)_mm256_cvtph_ps((__m128i)even);
+    columns[2 * half + 1] = (Vec)_mm256_cvtph_ps((__m128i)odd);
+#else
+    mend(even);
+    mend(odd);
+    const auto widen = [](HalfBits half_bits) {
+      const VecBits bits = __builtin_convertvector(half_bits, VecBits), magnitude = (bits & 0x7fffu) << 13;
+      const Vec value = (Vec)magnitude * 0x1p112f;
+      return (Vec)((VecBits)(magnitude >= 0x0f800000u ? (Vec)(magnitude | 0x7f800000u) : value) | (bits & 0x8000u)
+                                                                                                      << 16);
+    };
+    columns[2 * half] = widen(even);
+    columns[2 * half + 1] = widen(odd);
+#endif
+  }
+}
+MMB_OP void load_columns(const int8* line, int v, Vec (&columns)[4]) {
+  VecBits bits;
+  memcpy(&bits, line + 4 * kLanes * v, sizeof bits);
+  MMB_UNROLL
+  for (int c = 0; c < 4; ++c) columns[c] = __builtin_convertvector((VecInt)(bits << (24 - 8 * c)) >> 24, Vec);
+}
+MMB_OP void load_columns(const int4* line, int v, Vec (&columns)[8]) {
+  VecBits bits;
+  memcpy(&bits, line + 4 * kLanes * v, sizeof bits);
+  MMB_UNROLL
+  for (int c = 0; c < 8; ++c) {
+#if defined(__AVX512F__)  // a permutation looks at the lowest four bits alone
+    const __m512 values = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
+    columns[c] = (Vec)_mm512_permutexvar_ps((__m512i)(bits >> (4 * c)), values);
+#else
+    columns[c] = __builtin_convertvector((VecInt)(bits << (28 - 4 * c)) >> 28, Vec);
+#endif
+  }
 }
 
 // From here on the compiler does not know where x, a pointer or a stride, came from. It would else index many rows from one

@@ -3,7 +3,9 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
+#include <limits>
 #include <new>
 #include <numeric>
 
@@ -12,82 +14,251 @@
 namespace mmb {
 
 const char* name(DType dtype) {
-  return dtype == DType::f32 ? "f32" : "bf16";
+  static constexpr const char* kNames[] = {"f32", "bf16", "fp8", "int8", "int4"};
+  return kNames[static_cast<int>(dtype)];
 }
 
+namespace {
+
+// A float of `mantissa` bits of mantissa and a lowest exponent of `least`, without sign: nearest, ties to even. Exact in
+// double: scaled so that a unit in the last place is 1.
+int64_t round_magnitude(double x, int mantissa, int least) {
+  const int exponent = x > 0 ? std::max(std::ilogb(x), least) : least;
+  const auto units = static_cast<int64_t>(std::nearbyint(std::ldexp(x, mantissa - exponent)));
+  return (static_cast<int64_t>(exponent - least) << mantissa) +
+         units;  // a carry moves on to the next exponent, as it should
+}
+
+}  // namespace
+
+float from_fp8(uint8_t bits) {
+  const int exponent = bits >> 3 & 15, mantissa = bits & 7;
+  if ((bits & 0x7f) == 0x7f) return std::numeric_limits<float>::quiet_NaN();
+  const float magnitude = exponent > 0 ? std::ldexp(static_cast<float>(8 + mantissa), exponent - 10)
+                                       : std::ldexp(static_cast<float>(mantissa), -9);
+  return bits & 0x80 ? -magnitude : magnitude;
+}
+
+uint8_t to_fp8(float x) {
+  const auto sign = static_cast<uint8_t>(std::signbit(x) ? 0x80 : 0);
+  if (std::isnan(x)) return sign | 0x7f;
+  return static_cast<uint8_t>(sign | std::min<int64_t>(round_magnitude(std::min(std::abs(x), 512.f), 3, -6), 0x7e));
+}
+
+float from_f16(uint16_t bits) {
+  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
+  float magnitude = exponent > 0 ? std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25)
+                                 : std::ldexp(static_cast<float>(mantissa), -24);
+  if (exponent == 31)
+    magnitude = mantissa ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
+  return bits & 0x8000 ? -magnitude : magnitude;
+}
+
+uint16_t to_f16(float x) {
+  const auto sign = static_cast<uint16_t>(std::signbit(x) ? 0x8000 : 0);
+  if (std::isnan(x)) return sign | 0x7e00;
+  return static_cast<uint16_t>(sign |
+                               std::min<int64_t>(round_magnitude(std::min(std::abs(x), 65536.f), 10, -14), 0x7c00));
+}
+
+namespace {
+
+int nibble(const uint8_t* bytes, int64_t index) {
+  const int bits = bytes[index / 2] >> index % 2 * 4 & 15;
+  return bits < 8 ? bits : bits - 16;
+}
+
+}  // namespace
+
 double element(const void* data, DType dtype, int64_t index) {
-  return dtype == DType::f32 ? static_cast<const float*>(data)[index] : to_float(static_cast<const bf16*>(data)[index]);
+  switch (dtype) {
+    case DType::f32:
+      return static_cast<const float*>(data)[index];
+    case DType::bf16:
+      return to_float(static_cast<const bf16*>(data)[index]);
+    case DType::fp8:
+      return from_fp8(static_cast<const uint8_t*>(data)[index]);
+    case DType::int8:
+      return static_cast<const int8_t*>(data)[index];
+    case DType::int4:
+      return nibble(static_cast<const uint8_t*>(data), index);
+  }
+  return 0;
 }
 
 void set_element(void* data, DType dtype, int64_t index, float value) {
-  if (dtype == DType::f32)
-    static_cast<float*>(data)[index] = value;
-  else
-    static_cast<bf16*>(data)[index] = to_bf16(value);
+  const auto integer = [&](float least, float most) {
+    return static_cast<int>(std::nearbyint(std::clamp(value, least, most)));
+  };
+  switch (dtype) {
+    case DType::f32:
+      static_cast<float*>(data)[index] = value;
+      return;
+    case DType::bf16:
+      static_cast<bf16*>(data)[index] = to_bf16(value);
+      return;
+    case DType::fp8:
+      static_cast<uint8_t*>(data)[index] = to_fp8(value);
+      return;
+    case DType::int8:
+      static_cast<int8_t*>(data)[index] = static_cast<int8_t>(integer(-127, 127));
+      return;
+    case DType::int4: {
+      uint8_t& byte = static_cast<uint8_t*>(data)[index / 2];
+      const auto shift = static_cast<int>(index % 2 * 4);
+      byte = static_cast<uint8_t>((byte & ~(15u << shift)) | static_cast<unsigned>(integer(-8, 7) & 15) << shift);
+      return;
+    }
+  }
 }
 
 namespace {
 
 // Index of (row, col) in the panel layout of a matrix with `cols` columns.
 int64_t panel_index(int64_t row, int64_t col, int64_t cols, DType dtype) {
-  const int64_t q = 4 / size_of(dtype);
-  return (row / kPanel * ceil_div(cols, q) + col / q) * kPanel * q + row % kPanel * q + col % q;
+  const int64_t q = line_columns(dtype), r = row % kPanel, c = col % q,
+                in_line = dtype == DType::fp8 ? c / 2 * 2 * kPanel + r * 2 + c % 2 : r * q + c;
+  return (row / kPanel * ceil_div(cols, q) + col / q) * kPanel * q + in_line;
+}
+
+// Index of the scale of (row, col).
+int64_t scale_index(int64_t row, int64_t col, int64_t cols, DType dtype) {
+  if (dtype == DType::fp8) return row / kScaleBlock * ceil_div(cols, kScaleBlock) + col / kScaleBlock;
+  if (dtype == DType::int8) return row;
+  return (row / kPanel * ceil_div(cols, kScaleGroup) + col / kScaleGroup) * kPanel + row % kPanel;
+}
+
+double scale(const void* scales, DType dtype, int64_t index) {
+  return dtype == DType::int4 ? from_f16(static_cast<const uint16_t*>(scales)[index])
+                              : static_cast<const float*>(scales)[index];
+}
+
+int64_t scale_bytes(int64_t rows, int64_t cols, DType dtype) {
+  switch (dtype) {
+    case DType::fp8:
+      return 4 * ceil_div(rows, kScaleBlock) * ceil_div(cols, kScaleBlock);
+    case DType::int8:
+      return 4 * rows;
+    case DType::int4:
+      return 2 * rows * ceil_div(cols, kScaleGroup);
+    default:
+      return 0;
+  }
 }
 
 }  // namespace
 
 int64_t matrix_bytes(int64_t rows, int64_t cols, DType dtype) {
-  return round_up(rows, kPanel) * round_up(cols, 4 / size_of(dtype)) * size_of(dtype);
+  return panel_bytes(rows, cols, dtype) + round_up(scale_bytes(round_up(rows, kPanel), cols, dtype), 64);
+}
+
+double weight_bytes(int64_t rows, int64_t cols, DType dtype, int64_t count) {
+  const auto elements = static_cast<double>(rows) * static_cast<double>(cols);
+  return static_cast<double>(count) *
+         (elements * static_cast<double>(bits_of(dtype)) / 8 + static_cast<double>(scale_bytes(rows, cols, dtype)));
+}
+
+const void* Matrix::scales() const {
+  return static_cast<const char*>(data) +
+         (transposed ? panel_bytes(cols, rows, dtype) : panel_bytes(rows, cols, dtype));
 }
 
 double Matrix::at(int64_t row, int64_t col) const {
   if (row_major) return element(data, dtype, row * cols + col);
-  return element(data, dtype, transposed ? panel_index(col, row, rows, dtype) : panel_index(row, col, cols, dtype));
-}
-
-void Matrix::copy_row(int64_t row, double* out) const {
-  if (transposed || row_major) {
-    for (int64_t c = 0; c < cols; ++c) out[c] = at(row, c);
-  } else if (dtype == DType::f32) {
-    const float* line = static_cast<const float*>(data) + panel_index(row, 0, cols, dtype);
-    for (int64_t c = 0; c < cols; ++c) out[c] = line[c * kPanel];
-  } else {
-    const bf16* line = static_cast<const bf16*>(data) + panel_index(row, 0, cols, dtype);
-    for (int64_t c = 0; c < cols; ++c) out[c] = to_float(line[c / 2 * 2 * kPanel + c % 2]);
-  }
+  const int64_t r = transposed ? col : row, c = transposed ? row : col, width = transposed ? rows : cols;
+  const double value = element(data, dtype, panel_index(r, c, width, dtype));
+  return is_scaled(dtype) ? value * scale(scales(), dtype, scale_index(r, c, width, dtype)) : value;
 }
 
 namespace {
 
-// One 64-byte line of a panel: the next columns of its 16 rows.
-void accumulate(const float* line, const double* x, int64_t, double* sums) {
-  for (int64_t r = 0; r < kPanel; ++r) sums[r] += static_cast<double>(line[r]) * x[0];
+const std::array<double, 256>& fp8_values() {
+  static const std::array<double, 256> values = [] {
+    std::array<double, 256> all;
+    for (int bits = 0; bits < 256; ++bits) all[static_cast<size_t>(bits)] = from_fp8(static_cast<uint8_t>(bits));
+    return all;
+  }();
+  return values;
 }
-void accumulate(const bf16* line, const double* x, int64_t columns, double* sums) {
-  uint32_t pairs[kPanel];
-  std::memcpy(pairs, line, sizeof pairs);
-  for (int64_t c = 0; c < columns; ++c) {
-    uint32_t bits[kPanel];
-    float values[kPanel];
-    for (int64_t r = 0; r < kPanel; ++r) bits[r] = c == 0 ? pairs[r] << 16 : pairs[r] & 0xffff0000u;
-    std::memcpy(values, bits, sizeof values);
-    for (int64_t r = 0; r < kPanel; ++r) sums[r] += static_cast<double>(values[r]) * x[c];
+
+// A 64-byte line of a panel as [column][16].
+template <DType kType>
+void read_line(const void* line, double (*values)[kPanel]) {
+  constexpr int64_t q = line_columns(kType);
+  [[maybe_unused]] const auto& fp8 = fp8_values();
+  for (int64_t c = 0; c < q; ++c)
+    for (int64_t r = 0; r < kPanel; ++r) {
+      const int64_t index = panel_index(r, c, q, kType);
+      if constexpr (kType == DType::fp8)
+        values[c][r] = fp8[static_cast<const uint8_t*>(line)[index]];
+      else
+        values[c][r] = element(line, kType, index);
+    }
+}
+
+// f(first column, its number of columns, values [column][16], scales [16]) for every line of the panel that `row` is in.
+template <DType kType, class F>
+void each_line(const Matrix& m, int64_t row, F f) {
+  constexpr int64_t q = line_columns(kType);
+  const int64_t panel = row / kPanel;
+  const char* line = static_cast<const char*>(m.data) + panel * ceil_div(m.cols, q) * 64;
+  double values[q][kPanel], scales[kPanel];
+  std::fill_n(scales, kPanel, 1.0);
+  for (int64_t c = 0; c < m.cols; c += q, line += 64) {
+    read_line<kType>(line, values);
+    if (is_scaled(kType) && c % kScaleGroup == 0)
+      for (int64_t r = 0; r < kPanel; ++r)
+        scales[r] = scale(m.scales(), kType, scale_index(panel * kPanel + r, c, m.cols, kType));
+    f(c, std::min(q, m.cols - c), values, scales);
   }
 }
 
 // Panel by panel: row by row, every line would be read 16 times.
-template <class T>
+template <DType kType>
 void multiply_panels(const Matrix& m, const double* x, double* y) {
-  constexpr int64_t q = 4 / static_cast<int64_t>(sizeof(T));
-  const T* line = static_cast<const T*>(m.data);
   for (int64_t row = 0; row < m.rows; row += kPanel) {
     double sums[kPanel] = {};
-    for (int64_t c = 0; c < m.cols; c += q, line += kPanel * q) accumulate(line, x + c, std::min(q, m.cols - c), sums);
+    each_line<kType>(m, row, [&](int64_t first, int64_t count, const double(*values)[kPanel], const double* scales) {
+      for (int64_t c = 0; c < count; ++c)
+        for (int64_t r = 0; r < kPanel; ++r) sums[r] += values[c][r] * scales[r] * x[first + c];
+    });
     std::copy(sums, sums + std::min(kPanel, m.rows - row), y + row);
   }
 }
 
+// f(integral_constant<DType, dtype>)
+template <class F>
+void with_type(DType dtype, F f) {
+  switch (dtype) {
+    case DType::f32:
+      return f(std::integral_constant<DType, DType::f32>());
+    case DType::bf16:
+      return f(std::integral_constant<DType, DType::bf16>());
+    case DType::fp8:
+      return f(std::integral_constant<DType, DType::fp8>());
+    case DType::int8:
+      return f(std::integral_constant<DType, DType::int8>());
+    case DType::int4:
+      return f(std::integral_constant<DType, DType::int4>());
+  }
+}
+
 }  // namespace
+
+void Matrix::copy_row(int64_t row, double* out) const {
+  if (transposed || row_major) {
+    for (int64_t c = 0; c < cols; ++c) out[c] = at(row, c);
+    return;
+  }
+  with_type(dtype, [&](auto type) {
+    constexpr DType kType = type;
+    each_line<kType>(*this, row,
+                     [&](int64_t first, int64_t count, const double(*values)[kPanel], const double* scales) {
+                       const int64_t r = row % kPanel;
+                       for (int64_t c = 0; c < count; ++c) out[first + c] = values[c][r] * scales[r];
+                     });
+  });
+}
 
 void Matrix::multiply(const double* x, double* y) const {
   if (transposed || row_major) {
@@ -96,15 +267,13 @@ void Matrix::multiply(const double* x, double* y) const {
       copy_row(r, row.data());
       y[r] = std::inner_product(row.begin(), row.end(), x, 0.0);
     }
-  } else if (dtype == DType::f32) {
-    multiply_panels<float>(*this, x, y);
   } else {
-    multiply_panels<bf16>(*this, x, y);
+    with_type(dtype, [&](auto type) { multiply_panels<type>(*this, x, y); });
   }
 }
 
 int64_t Matrix::bytes() const {
-  if (row_major) return rows * cols * size_of(dtype);
+  if (row_major) return rows * cols * bits_of(dtype) / 8;
   return transposed ? matrix_bytes(cols, rows, dtype) : matrix_bytes(rows, cols, dtype);
 }
 
@@ -143,12 +312,35 @@ PackedMatrix::PackedMatrix(std::span<const float> row_major, int64_t rows, int64
                 std::to_string(row_major.size()));
   storage_ = Buffer<uint8_t>(count * matrix_.bytes(), 0);
   matrix_.data = storage_.data();
+  const int64_t height = transposed ? cols : rows, width = transposed ? rows : cols;  // as stored
   for (int64_t i = 0; i < count; ++i) {
     void* out = storage_.data() + i * matrix_.bytes();
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = 0; c < cols; ++c)
-        set_element(out, dtype, transposed ? panel_index(c, r, rows, dtype) : panel_index(r, c, cols, dtype),
-                    row_major[static_cast<size_t>((i * rows + r) * cols + c)]);
+    const auto value = [&](int64_t r, int64_t c) {
+      return row_major[static_cast<size_t>(i * rows * cols + (transposed ? c * cols + r : r * cols + c))];
+    };
+    std::vector<float> largest, scales;  // of each scale's elements
+    if (is_scaled(dtype)) {
+      largest.resize(static_cast<size_t>(scale_index(round_up(height, kPanel) - 1, width - 1, width, dtype) + 1));
+      for (int64_t r = 0; r < height; ++r)
+        for (int64_t c = 0; c < width; ++c) {
+          float& most = largest[static_cast<size_t>(scale_index(r, c, width, dtype))];
+          most = std::max(most, std::abs(value(r, c)));
+        }
+      void* stored = static_cast<char*>(out) + panel_bytes(height, width, dtype);
+      for (size_t s = 0; s < largest.size(); ++s) {
+        const float exact = largest[s] / (dtype == DType::fp8 ? 448.f : dtype == DType::int8 ? 127.f : 7.f);
+        if (dtype == DType::int4)
+          static_cast<uint16_t*>(stored)[s] = to_f16(exact);
+        else
+          static_cast<float*>(stored)[s] = exact;
+        scales.push_back(static_cast<float>(scale(stored, dtype, static_cast<int64_t>(s))));
+      }
+    }
+    for (int64_t r = 0; r < height; ++r)
+      for (int64_t c = 0; c < width; ++c) {
+        const float unit = is_scaled(dtype) ? scales[static_cast<size_t>(scale_index(r, c, width, dtype))] : 1;
+        set_element(out, dtype, panel_index(r, c, width, dtype), unit != 0 ? value(r, c) / unit : 0);
+      }
   }
 }
 
@@ -161,9 +353,28 @@ Arena::Arena(int64_t bytes, uint64_t seed) : block_(round_up(bytes, 64), 0) {
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
     z = (z ^ z >> 27) * 0x94d049bb133111ebu;
     z ^= z >> 31;
-    // Four bf16: keep the sign, 7 bits of mantissa and 2 bits of exponent, above 2^-8.
-    out[i] = (z & 0x81ff81ff81ff81ffu) + 0x3b803b803b803b80u;
+    // Four bf16: keep the sign, 6 bits of mantissa and 2 bits of exponent, above 2^-8. Bytes are even: fp8's NaN is not.
+    out[i] = (z & 0x81fe81fe81fe81feu) + 0x3b803b803b803b80u;
   }
+}
+
+double Arena::rms(DType dtype) {
+  if (!is_scaled(dtype)) return kRms;
+  static const std::array<double, 3> all = [] {
+    const Arena sample(1 << 16);
+    const auto root_mean_square = [](int64_t count, auto value) {
+      double squares = 0;
+      for (int64_t i = 0; i < count; ++i) squares += value(i) * value(i);
+      return std::sqrt(squares / static_cast<double>(count));
+    };
+    const void* data = sample.block_.data();
+    const auto of = [&](DType type) {
+      const double elements = root_mean_square(1 << 14, [&](int64_t i) { return element(data, type, i); });
+      return elements * root_mean_square(1 << 12, [&](int64_t i) { return scale(data, type, i); });
+    };
+    return std::array<double, 3>{of(DType::fp8), of(DType::int8), of(DType::int4)};
+  }();
+  return all[static_cast<size_t>(dtype) - static_cast<size_t>(DType::fp8)];
 }
 
 void* Arena::take(int64_t bytes) {

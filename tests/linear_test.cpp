@@ -49,6 +49,34 @@ TEST(Linear, RoundedRoundsToNearest) {
   }
 }
 
+// Row r holds pattern r in one column, wherever that lies in a line; alone and for many tokens.
+TEST(Linear, EveryFp8PatternIsMultiplied) {
+  const int64_t rows = 256, cols = 131;
+  for (int64_t column : {0, 1, 2, 3, 66, 128, 130}) {
+    std::vector<float> w(rows * cols);
+    for (int64_t r = 0; r < rows; ++r)
+      w[static_cast<size_t>(r * cols + column)] =
+          from_fp8(static_cast<uint8_t>(r));  // 448 is in each block: scales of 1
+    const PackedMatrix packed(w, rows, cols, DType::fp8);
+    for (const auto& kernel : Linear::kernels()) {
+      if (!supported(kernel.impl) || !takes(kernel, DType::fp8)) continue;
+      for (int64_t tokens : {1, 29}) {
+        std::vector<float> x(static_cast<size_t>(tokens * cols)), y(static_cast<size_t>(tokens * rows));
+        for (int64_t n = 0; n < tokens; ++n) x[static_cast<size_t>(n * cols + column)] = static_cast<float>(n + 1);
+        kernel.run({tokens, cols, rows}, {x.data(), packed.matrix(), y.data()});
+        for (int64_t n = 0; n < tokens; ++n)
+          for (int64_t r = 0; r < rows; ++r) {
+            const float actual = y[static_cast<size_t>(n * rows + r)];
+            if (r % 128 == 127)
+              ASSERT_TRUE(std::isnan(actual)) << name(kernel.impl) << ' ' << r;
+            else
+              ASSERT_EQ(actual, static_cast<float>(n + 1) * from_fp8(static_cast<uint8_t>(r))) << name(kernel.impl);
+          }
+      }
+    }
+  }
+}
+
 TEST(Linear, PeersMatchReference) {
   for (const Linear::Shape& shape : {Linear::Shape{1, 67, 50}, {5, 96, 64}, {33, 130, 17}})
     expect_peers_match_reference<Linear, reference::linear<double>>(shape);

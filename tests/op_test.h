@@ -68,8 +68,8 @@ template <class Op, auto Reference, class Chosen>
 void expect_chosen_match_reference(const typename Op::Shape& shape, uint64_t seed, const Chosen& chosen) {
   for (const Kernel<Op>& kernel : Op::kernels()) {
     if (kernel.impl == Impl::reference || !supported(kernel.impl) || !chosen(kernel)) continue;
-    for (DType dtype : {DType::f32, DType::bf16}) {
-      if (kernel.takes && !kernel.takes(dtype)) continue;
+    for (DType dtype : types<Op>()) {
+      if (!takes(kernel, dtype)) continue;
       expect_run_matches_reference<Op, Reference>(
           shape, dtype, kernel.algo, seed,
           std::string(Op::name) + "/" + kernel.algo + "/" + mmb::name(dtype) + "/" + mmb::name(kernel.impl),

@@ -21,6 +21,7 @@ namespace mmb {
 
 struct AttentionLayer {
   static constexpr const char* name = "attention_layer";
+  static constexpr auto kTypes = kWeightTypes;
 
   struct Shape {
     int64_t batch, new_tokens, context;

@@ -19,6 +19,7 @@ namespace mmb {
 
 struct DecoderLayer {
   static constexpr const char* name = "decoder_layer";
+  static constexpr auto kTypes = kWeightTypes;
 
   enum class Attention { dense, absorbed, expanded };
   enum class Ffn { dense, moe };
@@ -70,6 +71,7 @@ struct DecoderLayer {
     std::optional<MlaLayer::Problem> mla_layer_;
     std::optional<DenseFfn::Problem> dense_ffn_;
     std::optional<MoeLayer::Problem> moe_layer_;
+    std::vector<int32_t> replay_;
     Buffer<float> x_, input_norm_, post_norm_, y_;
     mutable Buffer<float> expected_;
     Args args_{};

@@ -17,11 +17,15 @@ struct Expert {
   Matrix gate, up, down;
 };
 
+// Of gate, up and down, scales included.
+double ffn_bytes(int64_t hidden_size, int64_t intermediate_size, DType dtype);
+
 // An expert of the arena's next bytes, each matrix a slice of its own.
 Expert take_expert(Arena& arena, int64_t hidden_size, int64_t intermediate_size, DType dtype);
 
 struct DenseFfn {
   static constexpr const char* name = "dense_ffn";
+  static constexpr auto kTypes = kWeightTypes;
 
   struct Shape {
     int64_t tokens, hidden_size, intermediate_size;

@@ -2,6 +2,7 @@
 // are one list, which the tests and the benchmarks both walk.
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <span>
 #include <sstream>
@@ -72,9 +73,22 @@ struct Kernel {
   Impl impl;
   void (*run)(const typename Op::Shape&, const typename Op::Args&);
   // Of a library.
-  bool (*takes)(DType) = nullptr;   // null: every type
+  bool (*takes)(DType) = nullptr;   // null: every type of the op
   std::string (*note)() = nullptr;  // its version, and what it makes of this CPU
 };
+
+// The types that an op stores weights or caches in.
+template <class Op>
+constexpr std::span<const DType> types() {
+  if constexpr (requires { Op::kTypes; })
+    return Op::kTypes;
+  else
+    return kPlainTypes;
+}
+template <class Op>
+bool takes(const Kernel<Op>& kernel, DType dtype) {
+  return std::ranges::count(types<Op>(), dtype) > 0 && (!kernel.takes || kernel.takes(dtype));
+}
 
 // Units [begin, end) of an op's output; a unit is the least part of the output that the reference can compute alone.
 struct Range {

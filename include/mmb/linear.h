@@ -2,7 +2,7 @@
 //   y[n,:] = W x[n,:]
 // Shapes  x [N, K] f32 · W [M, K] in the row's type, packed (tensor.h) · y [N, M] f32
 // Algos   panels: f32 activations · rounded: x in bf16, to nearest, as models are served; for matrix units, with bf16 W
-// Cost    flops = 2*N*M*K;  bytes = M*K*size(W) + 4*N*(K + M)
+// Cost    flops = 2*N*M*K;  bytes = M*K*size(W) and its scales + 4*N*(K + M)
 // Bound   N FLOP per byte of bf16 weights: memory for a few tokens, compute beyond the machine's balance (about 10)
 // Source  torch.nn.Linear with bias = False; the checkpoint's weight is [out, in]
 #pragma once
@@ -15,6 +15,7 @@ namespace mmb {
 
 struct Linear {
   static constexpr const char* name = "linear";
+  static constexpr auto kTypes = kWeightTypes;
 
   struct Shape {
     int64_t tokens, in_features, out_features;

@@ -28,6 +28,7 @@ namespace mmb {
 
 struct MlaDecode {
   static constexpr const char* name = "mla_decode";
+  static constexpr auto kTypes = kWeightTypes;
 
   struct Shape {
     int64_t batch, new_tokens, context;

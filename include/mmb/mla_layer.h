@@ -19,6 +19,7 @@ namespace mmb {
 
 struct MlaLayer {
   static constexpr const char* name = "mla_layer";
+  static constexpr auto kTypes = kWeightTypes;
 
   struct Shape {
     int64_t batch, new_tokens, context;

@@ -14,6 +14,7 @@ namespace mmb {
 
 struct MlaPrefill {
   static constexpr const char* name = "mla_prefill";
+  static constexpr auto kTypes = kWeightTypes;
 
   using Shape = MlaDecode::Shape;
   using Args = MlaDecode::Args;

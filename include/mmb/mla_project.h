@@ -20,6 +20,7 @@ namespace mmb {
 
 struct MlaProject {
   static constexpr const char* name = "mla_project";
+  static constexpr auto kTypes = kWeightTypes;
 
   struct Shape {
     int64_t batch, new_tokens, context, hidden_size, num_attention_heads;

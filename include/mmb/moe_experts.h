@@ -23,6 +23,7 @@ const char* name(Routing routing);
 
 struct MoeExperts {
   static constexpr const char* name = "moe_experts";
+  static constexpr auto kTypes = kWeightTypes;
 
   struct Shape {
     int64_t tokens, hidden_size, moe_intermediate_size, n_routed_experts, num_experts_per_tok;

@@ -12,6 +12,7 @@ namespace mmb {
 
 struct MoeLayer {
   static constexpr const char* name = "moe_layer";
+  static constexpr auto kTypes = kWeightTypes;
 
   struct Shape {
     MoeRouter::Shape router;
@@ -24,6 +25,7 @@ struct MoeLayer {
     const Expert* experts;
     Expert shared;
     float* y;
+    const int32_t* replay = nullptr;  // moe_router.h
   };
 
   static Shape shape(const Model& model, int64_t tokens, Routing routing = Routing::uniform);

@@ -39,6 +39,9 @@ struct MoeRouter {
     float* scores;
     int32_t* topk_indices;
     float* topk_weights;
+    // Experts [N, K] that take the place of those chosen, with the weights that their scores give them: a trace that is
+    // replayed. Null: none.
+    const int32_t* replay = nullptr;
   };
 
   // Added to the sum of the chosen scores before the division, as published: scores that all vanish give weights of

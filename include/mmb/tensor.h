@@ -1,6 +1,7 @@
 // Storage: the element types of weights and caches, the packed weight matrix, and buffers that show when they are overrun.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <span>
@@ -8,12 +9,28 @@
 
 namespace mmb {
 
-enum class DType : uint8_t { f32, bf16 };
+// fp8 is e4m3 without infinities (the magnitude 0x7f is NaN); it and the integers come with scales (Matrix).
+enum class DType : uint8_t { f32, bf16, fp8, int8, int4 };
+
+inline constexpr std::array kPlainTypes = {DType::f32, DType::bf16};
+inline constexpr std::array kWeightTypes = {DType::f32, DType::bf16, DType::fp8, DType::int8, DType::int4};
 
 const char* name(DType dtype);
 
+[[gnu::always_inline]] inline constexpr int64_t bits_of(DType dtype) {
+  constexpr int64_t kBits[] = {32, 16, 8, 8, 4};
+  return kBits[static_cast<int>(dtype)];
+}
+// Bytes of an element of whole bytes.
 [[gnu::always_inline]] inline constexpr int64_t size_of(DType dtype) {
-  return dtype == DType::f32 ? 4 : 2;
+  return bits_of(dtype) / 8;
+}
+[[gnu::always_inline]] inline constexpr bool is_scaled(DType dtype) {
+  return dtype > DType::bf16;
+}
+// Of keys, values and latents that a step appends beside weights of type `weights`.
+[[gnu::always_inline]] inline constexpr DType cache_type(DType weights) {
+  return weights == DType::f32 ? DType::f32 : DType::bf16;
 }
 
 // The upper half of an f32: 8 bits of exponent, 7 of mantissa.
@@ -40,14 +57,24 @@ struct bf16 {
   return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
 }
 
-// Element `index` of an array of `dtype`.
+float from_fp8(uint8_t bits);
+// Round to nearest, ties to even; beyond 448, the largest, to 448. NaN stays NaN.
+uint8_t to_fp8(float x);
+float from_f16(uint16_t bits);
+uint16_t to_f16(float x);
+
+// Element `index` of an array of `dtype`, without any scale.
 double element(const void* data, DType dtype, int64_t index);
 void set_element(void* data, DType dtype, int64_t index, float value);
 
 // A weight matrix [rows, cols], rows = outputs: y[row] = sum_col at(row, col) * x[col].
-// One layout for every kernel and type: panels of 16 rows, [rows/16][cols/q][16][q] with q = 4 / element size, so that one
-// 64-byte line holds 16 outputs x 4 bytes of columns: lanes are outputs, there are no horizontal sums, and the same line is
-// the operand of a widening FMA, of a bf16 dot, and a row of an AMX tile. Rows and columns are padded with zeros.
+// One layout for every kernel and type: panels of 16 rows, [rows/16][cols/q][16][q] with q = 32 / bits of an element, so that
+// one 64-byte line holds 16 outputs x 4 bytes of columns: lanes are outputs, there are no horizontal sums, and the same line
+// is the operand of a widening FMA, of a bf16 or int8 dot, and a row of an AMX tile. fp8 lines are [2][16][2]: halves of two
+// columns each, since their conversion goes through 16 bits. Rows and columns are padded with zeros.
+// Scales follow the panels:  fp8   f32, one for every 128 x 128 block, [rows/128][cols/128], as DeepSeek-V3 ships
+//                            int8  f32, one for every row
+//                            int4  f16, one for every 32 columns of a row, [rows/16][cols/32][16]; elements are -8 .. 7
 // `transposed`: the bytes are those of the [cols, rows] matrix (the key up-projection of absorbed MLA runs backwards).
 // `row_major`: one row after the other, unpadded: what other libraries are given.
 struct Matrix {
@@ -63,9 +90,13 @@ struct Matrix {
   // y = W x, for references.
   void multiply(const double* x, double* y) const;
   int64_t bytes() const;
+  // Where the scales begin.
+  const void* scales() const;
   // The `index`-th of consecutive matrices of this shape: one head's of a per-head projection.
   Matrix nth(int64_t index) const;
 };
+
+inline constexpr int64_t kScaleBlock = 128, kScaleGroup = 32;  // of fp8, of int4
 
 inline constexpr int64_t kPanel = 16;  // outputs per panel
 
@@ -77,8 +108,18 @@ inline constexpr int64_t kPanel = 16;  // outputs per panel
   return (n + d - 1) / d;
 }
 
-// Bytes that a matrix occupies, padding included.
+// Columns of a 64-byte line.
+[[gnu::always_inline]] inline constexpr int64_t line_columns(DType dtype) {
+  return 32 / bits_of(dtype);
+}
+
+// Bytes that the panels of a matrix occupy, and the whole of it with its scales; padding included.
+[[gnu::always_inline]] inline constexpr int64_t panel_bytes(int64_t rows, int64_t cols, DType dtype) {
+  return ceil_div(rows, kPanel) * ceil_div(cols, line_columns(dtype)) * 64;
+}
 int64_t matrix_bytes(int64_t rows, int64_t cols, DType dtype);
+// Bytes of `count` such matrices without padding: what accounts count.
+double weight_bytes(int64_t rows, int64_t cols, DType dtype, int64_t count = 1);
 
 // `bytes` of zeroed memory, 64-byte aligned (2 MiB aligned with huge pages advised from 4 MiB on).
 void* allocate(int64_t bytes);
@@ -149,10 +190,13 @@ class PackedMatrix {
 
 // One block of random values, read from start to end and round again: every taker gets bytes that no cache still holds, as
 // long as the block is several times the last-level cache. Any slice is a valid array of bf16 or of f32, of either sign and
-// magnitude in [2^-8, 2^-4): weights and cached keys and values of trained models' size.
+// magnitude in [2^-8, 2^-4): weights and cached keys and values of trained models' size. It is one of every other type too,
+// no fp8 of it NaN, with scales of either sign.
 class Arena {
  public:
-  static constexpr double kRms = 0.0275;  // of the values
+  static constexpr double kRms = 0.0275;  // of f32 and bf16
+  // Of the elements of a Matrix of this type, scales included.
+  static double rms(DType dtype);
 
   explicit Arena(int64_t bytes, uint64_t seed = 1);
   // The next `bytes` bytes, 64-byte aligned; starts again from the beginning where they would pass the end.

@@ -36,9 +36,9 @@ MMB_OP Vec load_part(const float* p, int) {
   return load(p);
 }
 MMB_OP Vec load_part(const bf16* p, int part) {
-  Vec even, odd;
-  load_columns(p, even, odd);
-  return part ? odd : even;
+  Vec columns[2];
+  load_columns(p, 0, columns);
+  return columns[part];
 }
 
 // Prefetches into L2 at every step of a loop, from memory that a later block will read: evenly, since bursts stall on the

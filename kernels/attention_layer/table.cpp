@@ -84,8 +84,8 @@ std::vector<Cost> AttentionLayer::parts(const Shape& shape, DType dtype) {
   parts.push_back(rope(nh));
   parts.push_back(rope(nkv));
   const AttentionDecode::Shape attention = attention_shape(shape);
-  parts.push_back(shape.new_tokens == 1 ? AttentionDecode::cost(attention, dtype, "")
-                                        : AttentionPrefill::cost(attention, dtype, ""));
+  parts.push_back(shape.new_tokens == 1 ? AttentionDecode::cost(attention, cache_type(dtype), "")
+                                        : AttentionPrefill::cost(attention, cache_type(dtype), ""));
   parts.push_back(linear(nh * dv, H));
   return parts;
 }
@@ -109,15 +109,16 @@ AttentionLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_vi
       expected_(x_.size()),
       positions_(positions_of(batch_.view())),
       inv_freq_(plain_inv_freq(shape.rotary_dim)),
-      k_(arena, batch_.view(), shape.num_key_value_heads, shape.context, shape.qk_head_dim, dtype),
-      v_(arena, batch_.view(), shape.num_key_value_heads, shape.context, shape.v_head_dim, dtype) {
+      k_(arena, batch_.view(), shape.num_key_value_heads, shape.context, shape.qk_head_dim, cache_type(dtype)),
+      v_(arena, batch_.view(), shape.num_key_value_heads, shape.context, shape.v_head_dim, cache_type(dtype)) {
   const int64_t H = shape.hidden_size, Q = shape.q_lora_rank, nh = shape.num_attention_heads,
                 nkv = shape.num_key_value_heads, dk = shape.qk_head_dim, dv = shape.v_head_dim;
   // With inputs of this size new queries, keys and values have the deviation of the arena's values, and scores have a
   // deviation of 2 with this scale.
   constexpr double kDeviation = Arena::kRms;
-  fill_normal(x_, seed, 1 / std::sqrt(static_cast<double>(H)));
-  fill_normal(q_a_norm_, seed + 1, 1 / std::sqrt(static_cast<double>(std::max<int64_t>(Q, 1))));
+  const double unit = kDeviation / Arena::rms(dtype);
+  fill_normal(x_, seed, unit / std::sqrt(static_cast<double>(H)));
+  fill_normal(q_a_norm_, seed + 1, unit / std::sqrt(static_cast<double>(std::max<int64_t>(Q, 1))));
   fill_normal(qkv_bias_, seed + 2, kDeviation);
   fill_normal(o_bias_, seed + 3, kDeviation * kDeviation);
   fill_normal(qk_norm_, seed + 4, kDeviation);
@@ -144,7 +145,7 @@ AttentionLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_vi
            .attention_factor = 1.25,
            .k_cache = nullptr,
            .v_cache = nullptr,
-           .cache_dtype = dtype,
+           .cache_dtype = cache_type(dtype),
            .capacity = shape.context,
            .scale = static_cast<float>(scale),
            .y = y_.data()};

@@ -107,16 +107,22 @@ DecoderLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view
     MMB_REQUIRE(shape.moe_layer.router.tokens == N && shape.moe_layer.router.hidden_size == H,
                 name << ": MoE of another shape");
     moe_layer_.emplace(shape.moe_layer, dtype, "", arena, seed + 10);
+    replay_ = MoeExperts::route(shape.moe_layer.experts);
   }
 
-  // The experts that the FFN's Problem has are those that its own tokens choose, by margins of a hundredth. So the norm
-  // after attention must give the FFN these tokens: they are the input, times `shrink`, of which attention adds 1/256
-  // (values of the arena's size through W_o); and eps outweighs the mean squares, so that all tokens are scaled alike.
+  // Attention is to be a small part of what the FFN gets, so that a rounding in its cache is within the tolerance: the input
+  // is the FFN's own tokens, times `shrink`, of which attention adds 1/256 (values of the arena's size, or made of such,
+  // through W_o); and eps outweighs the mean squares, so that all tokens are scaled alike. The arena's int4 have a mean
+  // and signs by scale, so that those of a scale add up: in W_o, and again in the FFN's use of its sums.
+  const double value =
+      is_dense(shape) ? Arena::kRms
+                      : Arena::kRms * Arena::rms(dtype) * std::sqrt(static_cast<double>(shape.mla_layer.kv_lora_rank));
   const float* tokens = dense_ffn_ ? dense_ffn_->args().x : moe_layer_->args().x;
   double squares = 0;
   for (int64_t i = 0; i < N * H; ++i) squares += static_cast<double>(tokens[i]) * tokens[i];
   const double size = std::sqrt(squares / static_cast<double>(N * H)),
-               input_size = 256 * Arena::kRms * Arena::kRms * std::sqrt(static_cast<double>(attended)),
+               coherent = dtype == DType::int4 ? kScaleGroup : 1,
+               input_size = 256 * value * Arena::rms(dtype) * coherent * std::sqrt(static_cast<double>(attended)),
                shrink = input_size / size, eps = 64 * input_size * input_size,
                root = std::sqrt(input_size * input_size + eps);
   x_ = Buffer<float>(N * H);
@@ -139,7 +145,10 @@ void DecoderLayer::Problem::collect() {
   if (attention_layer_) args_.attention_layer = attention_layer_->args();
   if (mla_layer_) args_.mla_layer = mla_layer_->args();
   if (dense_ffn_) args_.dense_ffn = dense_ffn_->args();
-  if (moe_layer_) args_.moe_layer = moe_layer_->args();
+  if (moe_layer_) {
+    args_.moe_layer = moe_layer_->args();
+    args_.moe_layer.replay = replay_.data();
+  }
 }
 
 void DecoderLayer::Problem::next() {

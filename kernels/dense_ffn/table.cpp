@@ -31,9 +31,13 @@ Cost DenseFfn::cost(const Shape& shape, DType dtype, std::string_view) {
   const double flops = 6 * N * H * I;
   return {.flops = flops,
           .bf16_flops = bf16_flops(flops, dtype),
-          .weight_bytes = 3 * H * I * static_cast<double>(size_of(dtype)),
+          .weight_bytes = ffn_bytes(shape.hidden_size, shape.intermediate_size, dtype),
           .activation_bytes = 4 * 2 * N * H,
           .exps = N * I};
+}
+
+double ffn_bytes(int64_t hidden_size, int64_t intermediate_size, DType dtype) {
+  return weight_bytes(intermediate_size, hidden_size, dtype, 2) + weight_bytes(hidden_size, intermediate_size, dtype);
 }
 
 Expert take_expert(Arena& arena, int64_t hidden_size, int64_t intermediate_size, DType dtype) {
@@ -57,7 +61,7 @@ DenseFfn::Problem::Problem(const Shape& shape, DType dtype, std::string_view, Ar
   const int64_t H = shape.hidden_size, I = shape.intermediate_size;
   MMB_REQUIRE(shape.tokens > 0 && H > 0 && I > 0, name << ": " << key(shape) << ", hidden size " << H);
   // The gate's arguments then have a deviation of 2, well into the curve of silu.
-  fill_normal(x_, seed, 2 / (Arena::kRms * std::sqrt(H)));
+  fill_normal(x_, seed, 2 / (Arena::rms(dtype) * std::sqrt(H)));
   const int64_t most = std::max<int64_t>(arena.bytes() / 4 / (3 * matrix_bytes(kPanel, H, dtype)), 1) * kPanel;
   const int64_t width = round_up(ceil_div(I, ceil_div(I, most)), kPanel);
   slabs_.resize(static_cast<size_t>(ceil_div(I, width)));

@@ -49,8 +49,8 @@ LatentAttention::Problem::Problem(const Shape& shape, DType dtype, std::string_v
       q_(batch_.tokens() * shape.num_attention_heads * (shape.kv_lora_rank + shape.qk_rope_head_dim)),
       out_(batch_.tokens() * shape.num_attention_heads * shape.kv_lora_rank),
       expected_(out_.size()) {
-  // With cached values of rms 0.0275 and this scale, scores have a deviation of 2.
-  fill_normal(q_, seed, 2 / 0.0275);
+  // With this scale, scores have a deviation of 2.
+  fill_normal(q_, seed, 2 / Arena::kRms);
   const double row = static_cast<double>(shape.kv_lora_rank + shape.qk_rope_head_dim);
   args_ = {batch_.view(), q_.data(), nullptr, dtype, shape.context, static_cast<float>(1 / std::sqrt(row)),
            out_.data()};

@@ -17,49 +17,60 @@
 namespace mmb::MMB_IMPL {
 namespace {
 
-// A group of panels: panel p starts at base + p * stride elements; [columns/q][16][q] inside.
+template <class T>
+constexpr int64_t kColumns = line_columns(kTypeOf<T>);  // of a line
+template <class T>
+constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+// Columns that have one scale; for int8, whose rows have one, what is summed before it.
+template <class T>
+constexpr int64_t kScaled = kTypeOf<T> == DType::int4  ? kScaleGroup
+                            : kTypeOf<T> == DType::fp8 ? kScaleBlock
+                                                       : int64_t{1} << 40;
+
+// A group of panels: panel p's lines start at base + p * stride elements.
 template <class T>
 struct PanelGroup {
   const T* base;
   int64_t stride;
+  const Matrix* w = nullptr;  // of scaled elements, whose panel 0 is `panel` there
+  int64_t panel = 0;
 };
 
-// One column step of the tile: q columns for f32 1, for bf16 2.
-template <int MR, int NP>
-MMB_OP void step(Vec (&acc)[MR][NP * kVecsPerPanel], const float*& x, const float* line, int64_t stride) {
-  Vec w[NP * kVecsPerPanel];
-  MMB_UNROLL
-  for (int v = 0; v < NP * kVecsPerPanel; ++v)
-    w[v] = load(line + v / kVecsPerPanel * stride + v % kVecsPerPanel * kLanes);
-  MMB_UNROLL
-  for (int m = 0; m < MR; ++m) {
-    const Vec a = broadcast(x[m]);
-    MMB_UNROLL
-    for (int v = 0; v < NP * kVecsPerPanel; ++v) acc[m][v] = fma(a, w[v], acc[m][v]);
+// The scales of outputs [v * kLanes, (v + 1) * kLanes) of the group's panel p, from its line `line` on.
+template <class T>
+MMB_OP Vec scale_of(const PanelGroup<T>& group, int64_t p, int v, int64_t line) {
+  const Matrix& w = *group.w;
+  const int64_t row = (group.panel + p) * kPanel + v * kLanes, column = line * kColumns<T>;
+  if constexpr (kTypeOf<T> == DType::fp8) {
+    const int64_t blocks = ceil_div(w.cols, kScaleBlock);
+    const auto* scales = static_cast<const float*>(w.scales());
+    return broadcast(kFp8Unit * scales[row / kScaleBlock * blocks + column / kScaleBlock]);
+  } else if constexpr (kTypeOf<T> == DType::int8) {
+    return load(static_cast<const float*>(w.scales()) + row);
+  } else {
+    const int64_t groups = ceil_div(w.cols, kScaleGroup);
+    const auto* scales = static_cast<const uint16_t*>(w.scales());
+    return load_f16(scales + ((group.panel + p) * groups + column / kScaleGroup) * kPanel + v * kLanes);
   }
-  x += MR;
 }
 
-template <int MR, int NP>
-MMB_OP void step(Vec (&acc)[MR][NP * kVecsPerPanel], const float*& x, const bf16* line, int64_t stride) {
-  // Even columns for all tokens, then odd ones: both at once would need more registers than a full tile leaves.
-  Vec odd[NP * kVecsPerPanel], even[NP * kVecsPerPanel];
+// One line of the tile's panels: one column for all tokens, then the next; all at once would need more registers than a
+// full tile leaves.
+template <class T, int MR, int NP>
+MMB_OP void step(Vec (&acc)[MR][NP * kVecsPerPanel], const float*& x, const T* line, int64_t stride) {
+  Vec w[NP * kVecsPerPanel][kColumns<T>];
   MMB_UNROLL
-  for (int v = 0; v < NP * kVecsPerPanel; ++v)
-    load_columns(line + v / kVecsPerPanel * stride + v % kVecsPerPanel * 2 * kLanes, even[v], odd[v]);
+  for (int v = 0; v < NP * kVecsPerPanel; ++v) load_columns(line + v / kVecsPerPanel * stride, v % kVecsPerPanel, w[v]);
   MMB_UNROLL
-  for (int m = 0; m < MR; ++m) {
-    const Vec a = broadcast(x[m]);
+  for (int c = 0; c < kColumns<T>; ++c) {
     MMB_UNROLL
-    for (int v = 0; v < NP * kVecsPerPanel; ++v) acc[m][v] = fma(a, even[v], acc[m][v]);
+    for (int m = 0; m < MR; ++m) {
+      const Vec a = broadcast(x[c * MR + m]);
+      MMB_UNROLL
+      for (int v = 0; v < NP * kVecsPerPanel; ++v) acc[m][v] = fma(a, w[v][c], acc[m][v]);
+    }
   }
-  MMB_UNROLL
-  for (int m = 0; m < MR; ++m) {
-    const Vec a = broadcast(x[MR + m]);
-    MMB_UNROLL
-    for (int v = 0; v < NP * kVecsPerPanel; ++v) acc[m][v] = fma(a, odd[v], acc[m][v]);
-  }
-  x += 2 * MR;
+  x += kColumns<T> * MR;
 }
 
 // Weights to prefetch while a tile computes: for every line of the tile a place in each panel of the group, from line `turn`
@@ -82,18 +93,38 @@ struct Destination {
 // MR tokens x NP panels over `lines` lines.
 template <class T, int MR, int NP>
 [[gnu::noinline]] void tile(const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead, Destination out) {
-  constexpr int kLine = 64 / sizeof(T), kVecs = NP * kVecsPerPanel;
+  constexpr int kVecs = NP * kVecsPerPanel;
   Vec acc[MR][kVecs] = {};
-  const auto run = [&](int64_t begin, int64_t end, const char* place) {
+  const auto run = [&](Vec(&sums)[MR][kVecs], int64_t begin, int64_t end) {
+    const char* place =
+        begin < ahead.turn ? ahead.place + begin * ahead.step : ahead.then + (begin - ahead.turn) * ahead.step;
     MMB_FEW_STEPS
     for (int64_t i = begin; i < end; ++i, place += ahead.step) {
       MMB_UNROLL
       for (int p = 0; p < NP; ++p) prefetch(place + p * ahead.stride);
-      step<MR, NP>(acc, x, w.base + i * kLine, w.stride);
+      step<T, MR, NP>(sums, x, w.base + i * kLine<T>, w.stride);
     }
   };
-  run(0, ahead.turn, ahead.place);
-  run(ahead.turn, lines, ahead.then);
+  const auto run_both = [&](Vec(&sums)[MR][kVecs], int64_t begin, int64_t end) {
+    const int64_t turn = ahead.turn < begin ? begin : ahead.turn > end ? end : ahead.turn;
+    run(sums, begin, turn);
+    run(sums, turn, end);
+  };
+  if constexpr (is_scaled(kTypeOf<T>)) {
+    constexpr int64_t kLines = kScaled<T> / kColumns<T>;
+    for (int64_t first = 0; first < lines; first += kLines) {
+      Vec sums[MR][kVecs] = {};
+      run_both(sums, first, lines - first < kLines ? lines : first + kLines);
+      MMB_UNROLL
+      for (int v = 0; v < kVecs; ++v) {
+        const Vec scale = scale_of(w, v / kVecsPerPanel, v % kVecsPerPanel, first);
+        MMB_UNROLL
+        for (int m = 0; m < MR; ++m) acc[m][v] = fma(scale, sums[m][v], acc[m][v]);
+      }
+    }
+  } else {
+    run_both(acc, 0, lines);
+  }
   MMB_UNROLL
   for (int m = 0; m < MR; ++m) {
     MMB_UNROLL
@@ -114,36 +145,47 @@ MMB_OP void tile_of_height(int64_t height, const float* x, PanelGroup<T> w, int6
                            Destination out) {
   if (height == MR)
     tile<T, MR, NP>(x, w, lines, ahead, out);
-  else if constexpr ((MR + 1) * NP * kVecsPerPanel <= kTileVecs)
+  else if constexpr ((MR + 1) * NP * kVecsPerPanel * sums_of(kTypeOf<T>) <= kTileVecs)
     tile_of_height<T, NP, MR + 1>(height, x, w, lines, ahead, out);
 }
 
 template <class T>
 MMB_OP void tile_of(int64_t height, int64_t panels, const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead,
                     Destination out) {
-  if (panels == 4) return tile_of_height<T, 4>(height, x, w, lines, ahead, out);
+  if constexpr (panels_beside(1, kTypeOf<T>) >= 4)
+    if (panels == 4) return tile_of_height<T, 4>(height, x, w, lines, ahead, out);
   if (panels == 3) return tile_of_height<T, 3>(height, x, w, lines, ahead, out);
   if (panels == 2) return tile_of_height<T, 2>(height, x, w, lines, ahead, out);
   tile_of_height<T, 1>(height, x, w, lines, ahead, out);
 }
 
-MMB_OP void widen_line(const bf16* line, float* out) {
-  MMB_UNROLL
-  for (int v = 0; v < kVecsPerPanel; ++v) {
-    Vec even, odd;
-    load_columns(line + v * 2 * kLanes, even, odd);
-    store(out + v * kLanes, even);
-    store(out + kPanel + v * kLanes, odd);
+// Lines [first, first + count) of a group's panels as f32 columns, [panel][column][16]: widened and scaled into scratch, or
+// in place.
+template <class T>
+MMB_OP PanelGroup<float> widened(PanelGroup<T> w, int64_t panels, int64_t first, int64_t count, float* scratch) {
+  constexpr int64_t q = kColumns<T>, kLines = kScaled<T> / q;
+  for (int64_t p = 0; p < panels; ++p) {
+    for (int64_t from = 0; from < count; from += kLines) {
+      const int64_t to = count - from < kLines ? count : from + kLines;
+      MMB_UNROLL
+      for (int v = 0; v < kVecsPerPanel; ++v) {
+        [[maybe_unused]] Vec scale;
+        if constexpr (is_scaled(kTypeOf<T>)) scale = scale_of(w, p, v, first + from);
+        for (int64_t i = from; i < to; ++i) {
+          Vec columns[q];
+          load_columns(w.base + p * w.stride + (first + i) * kLine<T>, v, columns);
+          MMB_UNROLL
+          for (int c = 0; c < q; ++c) {
+            if constexpr (is_scaled(kTypeOf<T>)) columns[c] *= scale;
+            store(scratch + (p * kColumnBlock + i * q + c) * kPanel + v * kLanes, columns[c]);
+          }
+        }
+      }
+    }
   }
-}
-
-// Lines [first, first + count) of a group's panels as f32 columns, [panel][column][16]: widened into scratch, or in place.
-MMB_OP PanelGroup<float> widened(PanelGroup<bf16> w, int64_t panels, int64_t first, int64_t count, float* scratch) {
-  for (int64_t p = 0; p < panels; ++p)
-    for (int64_t i = 0; i < count; ++i)
-      widen_line(w.base + p * w.stride + (first + i) * 2 * kPanel, scratch + (p * kColumnBlock + 2 * i) * kPanel);
   return {scratch, kColumnBlock * kPanel};
 }
+template <>
 MMB_OP PanelGroup<float> widened(PanelGroup<float> w, int64_t, int64_t first, int64_t, float*) {
   return {w.base + first * kPanel, w.stride};
 }
@@ -151,31 +193,32 @@ MMB_OP PanelGroup<float> widened(PanelGroup<float> w, int64_t, int64_t first, in
 template <class T>
 MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tokens, const Matrix& w, Share panels,
                       float* y, int64_t y_stride, float* scratch) {
-  if constexpr (kHasTiles && sizeof(T) == 2)
+  if constexpr (kHasTiles && kTypeOf<T> == DType::bf16)
     if (on_tiles(w.dtype, tokens))
       return x == DType::f32 ? unit_panels<TileUnit, kTerms<float>>(packed, tokens, w, panels, y, y_stride, scratch)
                              : unit_panels<TileUnit, kTerms<bf16>>(packed, tokens, w, panels, y, y_stride, scratch);
-  constexpr int64_t q = 4 / sizeof(T), kLine = 64 / sizeof(T), kBlock = kColumnBlock / q;
+  constexpr int64_t q = kColumns<T>, kBlock = kColumnBlock / q;
   // Tokens that stay in L2 are met by one group of panels after the other, which keeps sums near; more of them by one block
   // of columns after the other.
   constexpr int64_t kNear = 1 << 20;
-  constexpr int64_t kTilesToWiden = 4;  // fewer are done before lines are widened and stored for them
-  constexpr int64_t kAhead = 128;       // lines, over all streams: what memory delivers in twice its latency
-  const int64_t lines = ceil_div(w.cols, q), stride = lines * kLine, K = padded_columns(w.cols);
-  const TokenTiles tiles(tokens);
-  const int64_t beside = panels_beside(static_cast<int>(ceil_div(tokens, tiles.tiles)));
+  [[maybe_unused]] constexpr int64_t kTilesToWiden = 4;  // fewer are done before lines are widened and stored for them
+  constexpr int64_t kAhead = 128;  // lines, over all streams: what memory delivers in twice its latency
+  const int64_t lines = ceil_div(w.cols, q), stride = lines * kLine<T>, K = padded_columns(w.cols);
+  const TokenTiles tiles(tokens, kTypeOf<T>);
+  const int64_t beside = panels_of_tile(tokens, kTypeOf<T>);
 
   const auto group_at = [&](int64_t p) { return beside < panels.end - p ? beside : panels.end - p; };
   const auto base = [&](int64_t p) { return static_cast<const T*>(w.data) + p * stride; };
   const auto place = [&](int64_t p, int64_t line) { return reinterpret_cast<const char*>(base(p)) + line * 64; };
+  const auto rows = [&](int64_t p) { return y + (p - panels.begin) * kPanel; };
 
-  if (tiles.tiles == 1) {
+  if (fits_tall_tile(tokens, kTypeOf<T>)) {
     for (int64_t p = panels.begin; p < panels.end; p += group_at(p)) {
       // The last lines prefetch the first ones of the next group, which short panels (a head's) consist of.
       const int64_t group = group_at(p), ahead = kAhead / group < lines ? kAhead / group : lines;
-      tile_of(tokens, group, packed, PanelGroup<T>{base(p), stride}, lines,
-              {place(p, ahead), stride * (64 / kLine), 64, lines - ahead, place(p + group, 0)},
-              {y + p * kPanel, y_stride, w.rows - p * kPanel, false});
+      tile_of(tokens, group, packed, PanelGroup<T>{base(p), stride, &w, p}, lines,
+              {place(p, ahead), lines * 64, 64, lines - ahead, place(p + group, 0)},
+              {rows(p), y_stride, w.rows - p * kPanel, false});
     }
     return;
   }
@@ -186,16 +229,15 @@ MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tok
     const auto meet_tiles = [&](const auto& block, int64_t block_lines) {
       for (int64_t t = 0; t < tiles.tiles; ++t) {
         const int64_t m = tiles.begin(t), height = tiles.begin(t + 1) - m;
-        const Ahead ahead{next + kBlock * t / tiles.tiles * 64, stride * (64 / kLine),
-                          64 * count / block_lines / tiles.tiles, block_lines};
+        const Ahead ahead{next + kBlock * t / tiles.tiles * 64, lines * 64, 64 * count / block_lines / tiles.tiles,
+                          block_lines};
         tile_of(height, group, packed + m * K + first * q * height, block, block_lines, ahead,
-                {y + p * kPanel + m * y_stride, y_stride, w.rows - p * kPanel, first > 0});
+                {rows(p) + m * y_stride, y_stride, w.rows - p * kPanel, first > 0});
       }
     };
-    if (tiles.tiles < kTilesToWiden)
-      meet_tiles(PanelGroup<T>{base(p) + first * kLine, stride}, count);
-    else
-      meet_tiles(widened(PanelGroup<T>{base(p), stride}, group, first, count, scratch), count * q);
+    if constexpr (!is_scaled(kTypeOf<T>))
+      if (tiles.tiles < kTilesToWiden) return meet_tiles(PanelGroup<T>{base(p) + first * kLine<T>, stride}, count);
+    meet_tiles(widened(PanelGroup<T>{base(p), stride, &w, p}, group, first, count, scratch), count * q);
   };
   if (4 * tokens * K <= kNear) {
     for (int64_t p = panels.begin; p < panels.end; p += group_at(p))
@@ -213,22 +255,31 @@ MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tok
 
 void linear_panels(const float* packed, DType x, int64_t tokens, const Matrix& w, int64_t begin, int64_t end, float* y,
                    int64_t y_stride, float* scratch) noexcept {
-  if (w.dtype == DType::f32)
-    panels_of<float>(packed, x, tokens, w, {begin, end}, y, y_stride, scratch);
-  else
-    panels_of<bf16>(packed, x, tokens, w, {begin, end}, y, y_stride, scratch);
+  const Share panels{begin, end};
+  switch (w.dtype) {
+    case DType::f32:
+      return panels_of<float>(packed, x, tokens, w, panels, y, y_stride, scratch);
+    case DType::bf16:
+      return panels_of<bf16>(packed, x, tokens, w, panels, y, y_stride, scratch);
+    case DType::fp8:
+      return panels_of<fp8>(packed, x, tokens, w, panels, y, y_stride, scratch);
+    case DType::int8:
+      return panels_of<int8>(packed, x, tokens, w, panels, y, y_stride, scratch);
+    case DType::int4:
+      return panels_of<int4>(packed, x, tokens, w, panels, y, y_stride, scratch);
+  }
 }
 
 namespace {
 
 template <class E>
 MMB_OP void multiply(const Linear::Shape& shape, const E* x, const Linear::Args& args) {
-  const int64_t N = shape.tokens, K = shape.in_features, M = shape.out_features;
+  const int64_t N = shape.tokens, K = shape.in_features;
   Scratch scratch;
   auto* packed = scratch.shared<float>(packed_size(N, K));
   pack_tokens(x, K, nullptr, N, K, args.w.dtype, packed);
   barrier();
-  matmul<E>(packed, N, args.w, share(panel_count(args.w)), args.y, M, scratch.own<float>(kMatmulScratch));
+  matmul_share<E>(packed, N, args.w, args.y, scratch.own<float>(kMatmulScratch));
   barrier();
 }
 

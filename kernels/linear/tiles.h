@@ -122,7 +122,7 @@ template <class Unit, int Terms>
         for (int64_t p = p0; p < p1; p += kTileSums) {
           const int64_t width = least(kTileSums, p1 - p) * kPanel, outputs = w.rows - p * kPanel;
           for (int64_t i = 0; i < height(t); ++i)
-            memcpy(y + (tiles.begin(t) + i) * y_stride + p * kPanel, sums(t, p) + i * width,
+            memcpy(y + (tiles.begin(t) + i) * y_stride + (p - panels.begin) * kPanel, sums(t, p) + i * width,
                    static_cast<size_t>(4 * (outputs < width ? outputs : width)));
         }
       }

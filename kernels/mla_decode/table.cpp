@@ -41,7 +41,7 @@ std::string MlaDecode::key(const Shape& shape) {
 Cost MlaDecode::cost(const Shape& shape, DType dtype, std::string_view algo) {
   const Batch batch(shape.batch, shape.new_tokens, shape.context, shape.shortest);
   const auto N = static_cast<double>(batch.tokens()), T = static_cast<double>(batch.cached()),
-             P = static_cast<double>(batch.attended()), size = static_cast<double>(size_of(dtype)),
+             P = static_cast<double>(batch.attended()), size = static_cast<double>(size_of(cache_type(dtype))),
              nh = static_cast<double>(shape.num_attention_heads), R = static_cast<double>(shape.kv_lora_rank),
              dn = static_cast<double>(shape.qk_nope_head_dim), D = static_cast<double>(shape.qk_rope_head_dim),
              dv = static_cast<double>(shape.v_head_dim);
@@ -49,14 +49,17 @@ Cost MlaDecode::cost(const Shape& shape, DType dtype, std::string_view algo) {
   Cost cost{.activation_bytes = 4 * N * nh * (dn + D + dv), .exps = nh * P};
   if (algo == "expanded") {
     cost.flops = useful_flops(shape);
-    cost.bf16_flops = bf16_flops(cost.flops, dtype);
+    cost.bf16_flops = bf16_flops(cost.flops, cache_type(dtype));
     cost.kv_bytes = T * nh * (dn + D + dv) * size;
   } else {
-    cost.flops =
-        algo == "absorbed" ? 2 * nh * (2 * R + D) * P + 2 * N * weights : useful_flops(shape) + 2 * T * weights;
     // Keys and values that are expanded on the way are f32.
-    cost.bf16_flops = bf16_flops(algo == "absorbed" ? cost.flops : 2 * T * weights, dtype);
-    cost.weight_bytes = weights * size;
+    const bool absorbed = algo == "absorbed";
+    const double core = absorbed ? 2 * nh * (2 * R + D) * P : useful_flops(shape),
+                 projection = 2 * (absorbed ? N : T) * weights;
+    cost.flops = core + projection;
+    cost.bf16_flops = bf16_flops(projection, dtype) + (absorbed ? bf16_flops(core, cache_type(dtype)) : 0);
+    cost.weight_bytes = weight_bytes(shape.qk_nope_head_dim, shape.kv_lora_rank, dtype, shape.num_attention_heads) +
+                        weight_bytes(shape.v_head_dim, shape.kv_lora_rank, dtype, shape.num_attention_heads);
     cost.kv_bytes = T * (R + D) * size;
   }
   return cost;
@@ -91,18 +94,18 @@ MlaDecode::Problem::Problem(const Shape& shape, DType dtype, std::string_view al
       out_(batch_.tokens() * shape.num_attention_heads * shape.v_head_dim),
       expected_(out_.size()) {
   const int64_t R = shape.kv_lora_rank, dn = shape.qk_nope_head_dim, D = shape.qk_rope_head_dim;
-  // Cached values and weights have rms 0.0275, an expanded key then 0.0275^2 sqrt(R): scores of deviation 2.
-  const double rms = 0.0275, nope = expanded_ ? rms : rms * rms * std::sqrt(static_cast<double>(R));
+  // An expanded key's deviation is that of its cached values, or that of R products of these and weights.
+  const double rms = Arena::kRms, nope = expanded_ ? rms : rms * Arena::rms(dtype) * std::sqrt(static_cast<double>(R));
   const double score = std::sqrt(nope * nope * static_cast<double>(dn) + rms * rms * static_cast<double>(D));
   const double scale = 1 / std::sqrt(static_cast<double>(dn + D));
-  fill_normal(q_, seed, 2 / (score * scale));
+  fill_normal(q_, seed, 2 / (score * scale));  // scores of deviation 2
   const bool transposed = algo == "absorbed";
   args_ = {.sequences = batch_.view(),
            .q = q_.data(),
            .cache = nullptr,
            .k = nullptr,
            .v = nullptr,
-           .cache_dtype = dtype,
+           .cache_dtype = cache_type(dtype),
            .capacity = shape.context,
            .w_uk = {nullptr, dtype, transposed, dn, R},
            .w_uv = {nullptr, dtype, false, shape.v_head_dim, R},

@@ -84,17 +84,18 @@ MlaLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view alg
       expected_(x_.size()),
       positions_(positions_of(batch_.view())),
       inv_freq_(plain_inv_freq(shape.qk_rope_head_dim)),
-      cache_(arena, batch_.view(), 1, shape.context, shape.kv_lora_rank + shape.qk_rope_head_dim, dtype) {
+      cache_(arena, batch_.view(), 1, shape.context, shape.kv_lora_rank + shape.qk_rope_head_dim, cache_type(dtype)) {
   const int64_t H = shape.hidden_size, Q = shape.q_lora_rank, R = shape.kv_lora_rank, nh = shape.num_attention_heads,
                 dn = shape.qk_nope_head_dim, D = shape.qk_rope_head_dim, dv = shape.v_head_dim;
   // With inputs of this size new queries and latents have the deviation of the arena's values. The part of a score from
   // the latents is a sum of dn * R products of three such values, that from the rope keys one of D products of two.
   constexpr double kDeviation = Arena::kRms;
-  fill_normal(x_, seed, 1 / std::sqrt(static_cast<double>(H)));
-  fill_normal(q_a_norm_, seed + 1, 1 / std::sqrt(static_cast<double>(std::max<int64_t>(Q, 1))));
+  const double weight = Arena::rms(dtype), unit = kDeviation / weight;
+  fill_normal(x_, seed, unit / std::sqrt(static_cast<double>(H)));
+  fill_normal(q_a_norm_, seed + 1, unit / std::sqrt(static_cast<double>(std::max<int64_t>(Q, 1))));
   fill_normal(kv_a_norm_, seed + 2, kDeviation);
   const double deviation =
-      std::hypot(std::pow(kDeviation, 3) * std::sqrt(dn * R), std::pow(kDeviation, 2) * std::sqrt(D));
+      std::hypot(kDeviation * weight * kDeviation * std::sqrt(dn * R), std::pow(kDeviation, 2) * std::sqrt(D));
 
   const auto matrix = [&](int64_t rows, int64_t cols) { return Matrix{nullptr, dtype, false, rows, cols}; };
   args_ = {.sequences = batch_.view(),
@@ -109,7 +110,7 @@ MlaLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view alg
            .inv_freq = inv_freq_.data(),
            .attention_factor = 1.25,
            .cache = nullptr,
-           .cache_dtype = dtype,
+           .cache_dtype = cache_type(dtype),
            .capacity = shape.context,
            .w_uk = {nullptr, dtype, algo == "absorbed", dn, R},
            .w_uv = matrix(dv, R),

@@ -41,10 +41,10 @@ void mla_project(const MlaProject::Shape& shape, const MlaProject::Args& args) n
     pack_tokens(args.x, H, nullptr, N, H, args.kv_a.dtype, packed);
     barrier();
     if (Q > 0)
-      matmul(packed, N, args.q_a, share(panel_count(args.q_a)), q_a, Q, own);
+      matmul_share(packed, N, args.q_a, q_a, own);
     else
-      matmul(packed, N, args.q_b, share(panel_count(args.q_b)), args.q, nh * (dn + D), own);
-    matmul(packed, N, args.kv_a, share(panel_count(args.kv_a)), kv, R + D, own);
+      matmul_share(packed, N, args.q_b, args.q, own);
+    matmul_share(packed, N, args.kv_a, kv, own);
     barrier();
 
     if (Q > 0) {

@@ -44,16 +44,17 @@ int64_t q_b_width(const MlaProject::Shape& s) {
 }  // namespace
 
 Cost MlaProject::cost(const Shape& shape, DType dtype, std::string_view) {
-  const auto N = static_cast<double>(units(shape)), size = static_cast<double>(size_of(dtype)),
-             H = static_cast<double>(shape.hidden_size), Q = static_cast<double>(shape.q_lora_rank),
-             R = static_cast<double>(shape.kv_lora_rank), query = static_cast<double>(query_width(shape)),
-             latent = static_cast<double>(latent_width(shape));
+  const auto N = static_cast<double>(units(shape)), H = static_cast<double>(shape.hidden_size),
+             Q = static_cast<double>(shape.q_lora_rank), R = static_cast<double>(shape.kv_lora_rank),
+             query = static_cast<double>(query_width(shape)), latent = static_cast<double>(latent_width(shape));
   const double weights = H * Q + static_cast<double>(q_b_width(shape)) * query + H * latent;
   const double flops = 2 * N * weights;
   return {.flops = flops,
           .bf16_flops = bf16_flops(flops, dtype),
-          .weight_bytes = weights * size + 4 * (Q + R),
-          .kv_bytes = N * latent * size,
+          .weight_bytes = weight_bytes(shape.q_lora_rank, shape.hidden_size, dtype) +
+                          weight_bytes(query_width(shape), q_b_width(shape), dtype) +
+                          weight_bytes(latent_width(shape), shape.hidden_size, dtype) + 4 * (Q + R),
+          .kv_bytes = N * latent * static_cast<double>(size_of(cache_type(dtype))),
           .activation_bytes = 4 * N * (H + query)};
 }
 
@@ -76,7 +77,7 @@ MlaProject::Problem::Problem(const Shape& shape, DType dtype, std::string_view, 
   kv_a_norm_ = normal(shape.kv_lora_rank, 2);
   q_ = Buffer<float>(N * query_width(shape));
   expected_q_ = Buffer<float>(q_.size());
-  cache_ = Buffer<uint8_t>(shape.batch * shape.context * latent_width(shape) * size_of(dtype));
+  cache_ = Buffer<uint8_t>(shape.batch * shape.context * latent_width(shape) * size_of(cache_type(dtype)));
   expected_cache_ = Buffer<uint8_t>(cache_.size());
   positions_ = Buffer<int64_t>(N);
   for (int64_t n = 0; n < N; ++n) positions_[n] = shape.context - shape.new_tokens + n % shape.new_tokens;
@@ -98,7 +99,7 @@ MlaProject::Problem::Problem(const Shape& shape, DType dtype, std::string_view, 
            .attention_factor = 1.25,
            .q = q_.data(),
            .cache = cache_.data(),
-           .cache_dtype = dtype,
+           .cache_dtype = cache_type(dtype),
            .capacity = shape.context};
   next();
 }

@@ -104,7 +104,8 @@ Cost MoeExperts::cost(const Shape& shape, DType dtype, std::string_view) {
   const double flops = 6 * N * H * (K * I + Is);
   return {.flops = flops,
           .bf16_flops = bf16_flops(flops, dtype),
-          .weight_bytes = 3 * H * (touched * I + Is) * static_cast<double>(size_of(dtype)),
+          .weight_bytes = touched * ffn_bytes(shape.hidden_size, shape.moe_intermediate_size, dtype) +
+                          ffn_bytes(shape.hidden_size, shape.shared_intermediate_size, dtype),
           .activation_bytes = 8 * N * (H + K),
           .exps = N * (K * I + Is)};
 }
@@ -124,7 +125,7 @@ MoeExperts::Problem::Problem(const Shape& shape, DType dtype, std::string_view, 
   MMB_REQUIRE(G > 0 && E > 0 && E % G == 0 && 0 < shape.topk_group && shape.topk_group <= G,
               name << ": " << E << " experts in " << G << " groups, " << shape.topk_group << " of them for a token");
   MMB_REQUIRE(0 < K && K <= E / G * shape.topk_group, name << ": " << K << " of " << E << " experts");
-  fill_normal(x_, seed, 2 / (Arena::kRms * std::sqrt(H)));
+  fill_normal(x_, seed, 2 / (Arena::rms(dtype) * std::sqrt(H)));
   for (int64_t i = 0; i < weights_.size(); ++i)
     weights_[i] = static_cast<float>(0.1 + uniform(seed + 1, static_cast<uint64_t>(i)));
   indices_ = route(shape);

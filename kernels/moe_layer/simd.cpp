@@ -12,7 +12,7 @@ void moe_layer(const MoeLayer::Shape& shape, const MoeLayer::Args& args) noexcep
     auto* scores = scratch.shared<float>(N * E);
     auto* indices = scratch.shared<int32_t>(N * K);
     auto* weights = scratch.shared<float>(N * K);
-    moe_router(shape.router, {args.x, args.gate, args.bias, scores, indices, weights});
+    moe_router(shape.router, {args.x, args.gate, args.bias, scores, indices, weights, args.replay});
     moe_experts(shape.experts, {args.x, indices, weights, args.experts, args.shared, args.y});
   });
 }

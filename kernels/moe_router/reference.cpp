@@ -56,7 +56,8 @@ void moe_router(const MoeRouter::Shape& shape, const MoeRouter::Args& args, Rang
       choice = masked;
     }
 
-    const auto chosen = largest(choice, K);
+    auto chosen = largest(choice, K);
+    if (args.replay) chosen.assign(args.replay + n * K, args.replay + (n + 1) * K);
     double divisor = 1;
     if (shape.norm_topk_prob) {
       divisor = MoeRouter::kTinySum;

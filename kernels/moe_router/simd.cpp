@@ -74,8 +74,8 @@ MMB_OP void keep_groups(const MoeRouter::Shape& s, const float* choice, float* g
 }
 
 // Chooses the experts of one token from its scores. `choice` is scratch: [2 * padded experts + padded groups].
-MMB_OP void choose(const MoeRouter::Shape& s, const float* scores, const float* bias, int32_t* indices, float* weights,
-                   float* choice) {
+MMB_OP void choose(const MoeRouter::Shape& s, const float* scores, const float* bias, const int32_t* replay,
+                   int32_t* indices, float* weights, float* choice) {
   const int64_t E = s.n_routed_experts, K = s.num_experts_per_tok, padded = round_up(E, kLanes);
   for (int64_t e = 0; e < E; ++e) choice[e] = bias ? scores[e] + bias[e] : scores[e];
   for (int64_t e = E; e < padded; ++e) choice[e] = kMasked;
@@ -85,8 +85,9 @@ MMB_OP void choose(const MoeRouter::Shape& s, const float* scores, const float* 
   }
   float sum = MoeRouter::kTinySum;
   for (int64_t k = 0; k < K; ++k) {
-    const int64_t e = argmax(choice, padded);
+    int64_t e = argmax(choice, padded);
     choice[e] = kMasked;
+    if (replay) e = replay[k];
     indices[k] = static_cast<int32_t>(e);
     weights[k] = scores[e];
     sum += scores[e];
@@ -104,14 +105,15 @@ void moe_router(const MoeRouter::Shape& shape, const MoeRouter::Args& args) noex
     auto* packed = scratch.shared<float>(packed_size(N, H));
     pack_tokens(args.x, H, nullptr, N, H, args.gate.dtype, packed);
     barrier();
-    matmul(packed, N, args.gate, share(panel_count(args.gate)), args.scores, E, scratch.own<float>(kMatmulScratch));
+    matmul_share(packed, N, args.gate, args.scores, scratch.own<float>(kMatmulScratch));
     barrier();
 
     auto* choice = scratch.own<float>(2 * round_up(E, kLanes) + round_up(shape.n_group, kLanes));
     const Share tokens = share(N);
     for (int64_t n = tokens.begin; n < tokens.end; ++n) {
       score(shape.scoring, args.scores + n * E, E);
-      choose(shape, args.scores + n * E, args.bias, args.topk_indices + n * K, args.topk_weights + n * K, choice);
+      choose(shape, args.scores + n * E, args.bias, args.replay ? args.replay + n * K : nullptr,
+             args.topk_indices + n * K, args.topk_weights + n * K, choice);
     }
     barrier();
   });

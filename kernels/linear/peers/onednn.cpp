@@ -70,6 +70,7 @@ void linear(const Linear::Shape& shape, const Linear::Args& args) noexcept {
 }
 
 bool takes(DType dtype) {
+  if (is_scaled(dtype)) return false;
   try {
     product({1, 16, 16}, dtype);
     return true;
