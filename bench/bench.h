@@ -47,6 +47,8 @@ class Subject {
   virtual ~Subject() = default;
   virtual void iterate() = 0;                                           // one cold run
   virtual Verification verify(uint64_t seed, double budget) const = 0;  // of the latest run
+  // Of a whole model's step that takes `seconds`: of all the model's layers, run or not. 0: not a whole model's.
+  virtual double model_seconds(double seconds) const = 0;
 };
 
 struct Row {
@@ -56,7 +58,8 @@ struct Row {
   bool reads_arena = false;  // weights or caches, cold in every iteration
   std::string note;          // of a library's row
   Cost cost;
-  std::vector<Cost> parts;                 // of a composite: its ops'
+  std::vector<Component> parts;            // of a composite: its ops
+  double verify_seconds = 0.1;             // of the reference
   int64_t tokens = 0;                      // per iteration
   std::map<std::string, double> counters;  // those that the shape alone decides
   std::function<std::unique_ptr<Subject>()> prepare;
@@ -66,7 +69,7 @@ struct Row {
 // What each profile times of one dimension.
 template <class T>
 struct ByProfile {
-  std::vector<T> smoke, quick, full;
+  std::vector<T> smoke = {}, quick = {}, full = {}, model = {};
 };
 
 class Suite {
@@ -80,6 +83,7 @@ class Suite {
   std::vector<T> choose(const std::vector<T>& selected, const ByProfile<T>& values) const {
     if (!selected.empty()) return selected;
     if (selection_.profile == Profile::smoke) return values.smoke;
+    if (selection_.profile == Profile::model) return values.model;
     // What a name does not say (a routing) is any that there is.
     return selection_.profile == Profile::full || !selection_.row.empty() ? values.full : values.quick;
   }
@@ -91,9 +95,18 @@ class Suite {
   // The shortest sequence's context in a batch: 0 where all are alike, and uneven ones.
   std::vector<int64_t> shortest(int64_t batch, int64_t new_tokens, int64_t context) const;
 
-  // Every selected kernel of Op at this shape. The headline algo is timed with threads:1 too.
+  struct Choice {
+    std::string headline = {};       // the algo that is timed with threads:1 too
+    std::vector<DType> dtypes = {};  // instead of those selected
+    std::string algo = {};           // the only one
+  };
+  // Every selected kernel of Op at this shape.
   template <class Op, auto Reference>
-  void add(const Model& model, const typename Op::Shape& shape, std::string_view headline = "");
+  void add(const Model& model, const typename Op::Shape& shape, const Choice& choice);
+  template <class Op, auto Reference>
+  void add(const Model& model, const typename Op::Shape& shape) {
+    add<Op, Reference>(model, shape, Choice());
+  }
 
   // Calls the bench files of the selected ops, in the order of ops.h. Throws where nothing is left to run.
   void add_rows();
@@ -115,6 +128,7 @@ class Suite {
   // The model that a row names.
   Model model(const std::string& name) const;
   const Selection& selection() const { return selection_; }
+  Profile profile() const { return selection_.profile; }
   int64_t arena_bytes() const { return arena_bytes_; }
 
  private:
@@ -180,6 +194,11 @@ class OpSubject : public Subject {
   void iterate() override {
     problem_.next();
     kernel_.run(shape_, problem_.args());
+    if constexpr (requires { problem_.ran(); }) problem_.ran();
+  }
+  double model_seconds([[maybe_unused]] double seconds) const override {
+    if constexpr (requires { problem_.model_seconds(seconds); }) return problem_.model_seconds(seconds);
+    return 0;
   }
   Verification verify(uint64_t seed, double budget) const override {
     return mmb::verify<Op, Reference>(shape_, problem_, seed, budget);
@@ -206,6 +225,7 @@ template <class Shape>
 int64_t cached_tokens(const Shape& shape) {
   if constexpr (requires { shape.shortest; })
     return Batch(shape.batch, shape.new_tokens, shape.context, shape.shortest).cached();
+  if constexpr (requires { shape.layers; }) return shape.batch * shape.context;
   if constexpr (requires { shape.mla_layer; })
     return shape.mla_layer.batch ? cached_tokens(shape.mla_layer) : cached_tokens(shape.attention_layer);
   return 0;
@@ -218,6 +238,7 @@ int64_t experts_touched(const Shape& shape) {
     return shape.tokens ? MoeExperts::load(shape, MoeExperts::route(shape)).experts_touched : 0;
   if constexpr (requires { shape.router; }) return experts_touched(shape.experts);
   if constexpr (requires { shape.moe_layer; }) return experts_touched(shape.moe_layer.experts);
+  if constexpr (requires { shape.layers; }) return experts_touched(shape.layers.back());
   return 0;
 }
 
@@ -249,14 +270,14 @@ Verification verify(const typename Op::Shape& shape, const typename Op::Problem&
 }
 
 template <class Op, auto Reference>
-void Suite::add(const Model& model, const typename Op::Shape& shape, std::string_view headline) {
+void Suite::add(const Model& model, const typename Op::Shape& shape, const Choice& choice) {
   static_assert(Operator<Op>);
   try {
     for (const Kernel<Op>& kernel : Op::kernels()) {
-      if (!selected(kernel.impl)) continue;
-      for (DType dtype : selection_.dtypes) {
+      if (!selected(kernel.impl) || (!choice.algo.empty() && choice.algo != kernel.algo)) continue;
+      for (DType dtype : choice.dtypes.empty() ? selection_.dtypes : choice.dtypes) {
         if (!takes(kernel, dtype)) continue;
-        for (Threads threads : threads(kernel.algo == headline)) {
+        for (Threads threads : threads(kernel.algo == choice.headline)) {
           Row row;
           row.name = {Op::name,
                       kernel.algo,
@@ -270,6 +291,7 @@ void Suite::add(const Model& model, const typename Op::Shape& shape, std::string
           if (kernel.note) row.note = kernel.note();
           row.threads = threads;
           row.cost = Op::cost(shape, dtype, kernel.algo);
+          if constexpr (requires { Op::kVerifySeconds; }) row.verify_seconds = Op::kVerifySeconds;
           if constexpr (requires { Op::parts(shape, dtype); }) row.parts = Op::parts(shape, dtype);
           if constexpr (requires { Op::parts(shape, dtype, kernel.algo); })
             row.parts = Op::parts(shape, dtype, kernel.algo);

@@ -59,6 +59,8 @@ Selection selection_of(const Flags& flags) {
     selection.dtypes = parse_dtypes(flags.dtypes);
   else if (selection.profile == Profile::smoke)
     selection.dtypes = {kWeightTypes.begin(), kWeightTypes.end()};
+  else if (selection.profile == Profile::model)
+    selection.dtypes = {DType::bf16, DType::int8};
   if (!flags.threads.empty()) selection.threads = parse_threads(flags.threads);
   if (!flags.impls.empty()) selection.impls = parse_impls(flags.impls);
   if (!flags.filter.empty()) selection.filter = parse_regex("--filter", flags.filter);

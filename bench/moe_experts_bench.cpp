@@ -19,7 +19,7 @@ void register_moe_experts(Suite& suite) {
                                          .full = {Routing::uniform, Routing::zipf, Routing::identical}}))
             suite.add<MoeExperts, reference::moe_experts<double>>(
                 model, MoeExperts::shape(model, tokens, routing),
-                tokens == 1 && model.name == "DeepSeek-V3" ? "grouped" : "");
+                {.headline = tokens == 1 && model.name == "DeepSeek-V3" ? "grouped" : ""});
       });
 }
 

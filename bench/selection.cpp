@@ -63,7 +63,8 @@ Profile parse_profile(const std::string& text) {
   if (text == "smoke") return Profile::smoke;
   if (text == "quick") return Profile::quick;
   if (text == "full") return Profile::full;
-  throw Error("--profile: expected smoke, quick or full, got '" + text + "'");
+  if (text == "model") return Profile::model;
+  throw Error("--profile: expected smoke, quick, full or model, got '" + text + "'");
 }
 
 std::vector<std::string> parse_words(const std::string& flag, const std::string& text) {

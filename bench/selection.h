@@ -10,8 +10,9 @@
 
 namespace mmb {
 
-// smoke: tiny shapes, for emulators and sanitizers; quick: a minute on two cores; full: every model.
-enum class Profile { smoke, quick, full };
+// smoke: tiny shapes, for emulators and sanitizers; quick: a minute on two cores; full: every model; model: one model whole,
+// in most of the memory.
+enum class Profile { smoke, quick, full, model };
 // Row keys say `all`, so that names match across machines; the count is a counter.
 enum class Threads { one, all };
 
