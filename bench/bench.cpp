@@ -190,9 +190,9 @@ void Suite::push(Row row) {
     MMB_REQUIRE(supported(row.impl), "this CPU lacks " << row.name.impl);
     // Inputs, outputs, and the reference's outputs beside them.
     const double beside = static_cast<double>(memory_ - arena_bytes_);
-    if (2 * row.cost.activation_bytes > beside) {
+    if (2 * row.activation_memory > beside) {
       std::ostringstream text;
-      text << "memory: activations of " << row.cost.activation_bytes << " bytes, twice, do not fit the " << beside
+      text << "memory: activations of " << row.activation_memory << " bytes, twice, do not fit the " << beside
            << " bytes that --memory leaves beside the arena";
       throw Error(text.str());
     }

@@ -59,6 +59,7 @@ struct Row {
   std::string note;          // of a library's row
   Cost cost;
   std::vector<Component> parts;            // of a composite: its ops
+  double activation_memory = 0;            // bytes of inputs and outputs
   double verify_seconds = 0.1;             // of the reference
   int64_t tokens = 0;                      // per iteration
   std::map<std::string, double> counters;  // those that the shape alone decides
@@ -117,6 +118,7 @@ class Suite {
   // Runs a row once and verifies it.
   const Verification& verify(Row& row);
   Row& row(const std::string& name);
+  const Row& row(const std::string& name) const { return const_cast<Suite*>(this)->row(name); }
   // The rulers of all rows: the machine on their threads, with their instructions.
   void measure_machines();
   const std::map<std::pair<Threads, Impl>, Machine>& machines() const { return machines_; }
@@ -291,6 +293,9 @@ void Suite::add(const Model& model, const typename Op::Shape& shape, const Choic
           if (kernel.note) row.note = kernel.note();
           row.threads = threads;
           row.cost = Op::cost(shape, dtype, kernel.algo);
+          row.activation_memory = row.cost.activation_bytes;
+          if constexpr (requires { Op::activation_memory(shape); })
+            row.activation_memory = Op::activation_memory(shape);
           if constexpr (requires { Op::kVerifySeconds; }) row.verify_seconds = Op::kVerifySeconds;
           if constexpr (requires { Op::parts(shape, dtype); }) row.parts = Op::parts(shape, dtype);
           if constexpr (requires { Op::parts(shape, dtype, kernel.algo); })

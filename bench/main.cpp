@@ -7,6 +7,7 @@
 
 #include "account.h"
 #include "context.h"
+#include "elsewhere.h"
 #include "reporter.h"
 #include "verdict.h"
 
@@ -19,15 +20,18 @@ constexpr int kWrongResult = 1, kBadInput = 2;
 struct Flags {
   std::string profile = "quick", models, batches, contexts, new_tokens, dtypes, threads, impls, ops, filter, row,
               memory;
-  std::string min_time, repetitions, seed = "1", out, alias;
+  std::string min_time, repetitions, seed = "1", out, alias, usd_per_hour;
 };
 
 struct AccountFlags {
-  std::string context = "4096", batch = "1", dtype = "bf16", cache_dtype = "bf16", format = "table";
+  std::string context = "4096", batch = "1", dtype = "bf16", cache_dtype = "bf16", format = "table", machine,
+              usd_per_hour;
 };
 
 void add_selection_flags(CLI::App& command, Flags& flags) {
-  command.add_option("--profile", flags.profile, "what is timed where no flag says: smoke, quick or full")
+  command
+      .add_option("--profile", flags.profile,
+                  "what is timed where no flag says: smoke, quick, full, or model: one whole")
       ->capture_default_str();
   command.add_option("--op", flags.ops, "only these ops: mla_decode,moe_experts");
   command.add_option("--model", flags.models,
@@ -36,14 +40,16 @@ void add_selection_flags(CLI::App& command, Flags& flags) {
   command.add_option("--context", flags.contexts,
                      "tokens in the cache; of a prefill, before its new tokens: 1k..16k*2");
   command.add_option("--new-tokens", flags.new_tokens, "new tokens of each sequence of a prefill: 1..256*4");
-  command.add_option("--dtype", flags.dtypes, "storage of weights and caches: bf16,f32 (default bf16)");
+  command.add_option("--dtype", flags.dtypes,
+                     "storage of weights and caches: f32, bf16, fp8, int8, int4 (default bf16; model: bf16,int8)");
   command.add_option("--threads", flags.threads, "1, all or both (default all, and 1 for the headline rows)");
   command.add_option(
       "--impl", flags.impls,
       "instruction-set levels, reference, or peers: other libraries beside the fastest (default the fastest)");
   command.add_option("--filter", flags.filter, "only the rows in whose name this regular expression is found");
   command.add_option("--row", flags.row, "exactly this row, whatever the profile: a name that list prints");
-  command.add_option("--memory", flags.memory, "bytes the run may use: 4G, 512Mi (default 2G; full: up to 8Gi)");
+  command.add_option("--memory", flags.memory,
+                     "bytes the run may use: 4G, 512Mi (default 2G; full: up to 8Gi; model: most of it)");
   command.add_option("--seed", flags.seed, "seed of all inputs")->capture_default_str();
 }
 
@@ -140,6 +146,7 @@ std::string models_fact(Suite& suite) {
 
 int run(const Flags& flags, const std::vector<std::string>& command_line,
         const std::vector<std::string>& google_flags) {
+  const Price price{flags.usd_per_hour.empty() ? 0 : parse_usd(flags.usd_per_hour)};
   Suite suite(selection_of(flags));
   suite.add_rows();
   stop_on_signals();
@@ -171,7 +178,7 @@ int run(const Flags& flags, const std::vector<std::string>& command_line,
     std::cerr << "bench_mla: interrupted: the file holds the rows that finished\n";
     return 128 + interrupted();
   }
-  print_verdict(suite, reporter.results(), isatty(STDOUT_FILENO) ? std::cout : std::cerr);
+  print_verdict(suite, reporter.results(), price, isatty(STDOUT_FILENO) ? std::cout : std::cerr);
   if (reporter.wrong() == 0) return 0;
   std::cerr << "bench_mla: " << reporter.wrong() << " of " << reporter.results().size()
             << " rows gave a wrong result\n";
@@ -227,6 +234,18 @@ int print_account(const Flags& flags, const AccountFlags& account_flags) {
   options.cache_dtype = account_flags.cache_dtype;
   if (account_flags.format != "table" && account_flags.format != "json")
     throw Error("--format: expected table or json, got '" + account_flags.format + "'");
+  if (!account_flags.usd_per_hour.empty() && account_flags.machine.empty())
+    throw Error("--usd-per-hour: expected --machine beside it");
+  if (!account_flags.machine.empty()) {
+    const OtherMachine machine = load_machine(
+        account_flags.machine, account_flags.usd_per_hour.empty() ? 0 : parse_usd(account_flags.usd_per_hour));
+    const std::vector<DType> dtypes = parse_dtypes(account_flags.dtype);
+    if (options.context < 1) throw Error("--context: expected 1 or more with --machine");
+    for (const std::string& spec : flags.models.empty() ? bundled_models() : parse_words("--model", flags.models))
+      for (DType dtype : dtypes)
+        std::cout << bounds_in_words(load_model(spec), machine, options.batch, options.context, dtype);
+    return 0;
+  }
   std::vector<Account> accounts;
   for (const std::string& spec : flags.models.empty() ? bundled_models() : parse_words("--model", flags.models))
     accounts.push_back(account(load_model(spec), options));
@@ -309,6 +328,8 @@ int main(std::vector<std::string> arguments) {
   for (CLI::App* command : {run_command, verify_command, list_command}) add_selection_flags(*command, flags);
   run_command->add_option("--out", flags.out, "the result file (default results/<time>.json)");
   run_command->add_option("--alias", flags.alias, "what the file calls this machine (default: nothing)");
+  run_command->add_option("--usd-per-hour", flags.usd_per_hour,
+                          "what this machine costs: whole models' rows then say what a million tokens do");
   run_command->add_option("--repetitions", flags.repetitions, "times that each row is measured (default 1)");
   run_command->add_option("--min-time", flags.min_time,
                           "seconds that a measurement lasts at least (default: the profile's)");
@@ -319,6 +340,10 @@ int main(std::vector<std::string> arguments) {
   account_command->add_option("--dtype", account_flags.dtype, "of the weights: bf16, fp8 ... or native")
       ->capture_default_str();
   account_command->add_option("--cache-dtype", account_flags.cache_dtype, "of the KV cache")->capture_default_str();
+  account_command->add_option("--machine", account_flags.machine,
+                              "tokens/s that another machine's peaks allow, instead: H800x8, or a file like those in "
+                              "bench/machines");
+  account_command->add_option("--usd-per-hour", account_flags.usd_per_hour, "what that machine costs");
   account_command->add_option("--format", account_flags.format, "table or json")->capture_default_str();
 
   try {

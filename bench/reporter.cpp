@@ -1,5 +1,7 @@
 #include "reporter.h"
 
+#include "model_verdict.h"
+
 #include <unistd.h>
 
 #include <cmath>
@@ -153,6 +155,21 @@ void Reporter::write() const {
     if (const auto parts = seconds_of_parts(suite_.row(result.name.text()), results_))
       parts_ratio[result.name.text()] = *parts / result.seconds;
 
+  std::map<std::string, double> break_even;  // of steps that verify drafts, beside a plain one
+  for (const Result& result : results_) {
+    const auto new_tokens = key_value(result.name.key, "q");
+    if (result.name.op != "decode_step" || !result.error.empty() || new_tokens.value_or(1) == 1) continue;
+    RowName plain = result.name;
+    const std::string q = "/q:";
+    const size_t at = plain.key.find(q) + q.size();
+    plain.key.replace(at, plain.key.find('/', at) - at, "1");
+    for (const Result& other : results_) {
+      if (other.name.text() != plain.text() || !other.error.empty()) continue;
+      const double least = break_even_acceptance(result.seconds / other.seconds, *new_tokens - 1);
+      if (std::isfinite(least)) break_even[result.name.text()] = least;
+    }
+  }
+
   json document = {{"context", context_}, {"benchmarks", runs_}};
   for (json& row : document["benchmarks"]) {
     const auto late = [&](const char* counter, const std::map<std::string, double>& values) {
@@ -161,6 +178,7 @@ void Reporter::write() const {
     };
     late("vs_best", vs_best);
     late("parts_ratio", parts_ratio);
+    late("break_even_acceptance", break_even);
   }
 
   const std::filesystem::path partial = file_.string() + ".partial";

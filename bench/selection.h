@@ -42,8 +42,11 @@ std::regex parse_regex(const std::string& flag, const std::string& text);
 std::vector<int64_t> parse_counts(const std::string& flag, const std::string& text, int64_t least);
 int64_t parse_integer(const std::string& flag, const std::string& text, int64_t least, int64_t most);
 double parse_seconds(const std::string& flag, const std::string& text);
+double parse_usd(const std::string& text);
 // "4G" is 4e9 bytes, "4Gi" is 4 * 2^30.
 int64_t parse_bytes(const std::string& flag, const std::string& text);
+// The number behind `name:` in a row's key.
+std::optional<int64_t> key_value(const std::string& key, const std::string& name);
 // Chooses exactly the row of this name: its op, model, types and sizes, whatever the profile would time.
 void select_row(Selection& selection, const std::string& name);
 

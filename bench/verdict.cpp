@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdarg>
 #include <map>
 #include <optional>
 #include <ostream>
@@ -10,27 +9,11 @@
 
 #include "mmb/accounting.h"
 #include "mmb/machine.h"
+#include "model_verdict.h"
+#include "words.h"
 
 namespace mmb {
 namespace {
-
-[[gnu::format(printf, 1, 2)]] std::string text(const char* format, ...) {
-  char buffer[512];
-  va_list args;
-  va_start(args, format);
-  std::vsnprintf(buffer, sizeof buffer, format, args);
-  va_end(args);
-  return buffer;
-}
-
-// Two significant digits at the least: 0.0021, 0.63, 4.4, 71.
-std::string figure(double x) {
-  return text(x < 0.1 ? "%.2g" : x < 1 ? "%.2f" : x < 20 ? "%.1f" : "%.0f", x);
-}
-
-std::string milliseconds(double seconds) {
-  return figure(1e3 * seconds) + " ms";
-}
 
 struct Timing {
   double measured, ideal;  // seconds
@@ -47,13 +30,6 @@ Gain gain(const Timing& from, const Timing& to) {
 std::string words(const Gain& g) {
   return g.measured >= 1 ? figure(g.measured) + "x faster (ideal " + figure(g.ideal) + "x)"
                          : figure(1 / g.measured) + "x slower (ideal " + figure(1 / g.ideal) + "x)";
-}
-
-// The number behind `name:` in a row's key.
-std::optional<int64_t> key_value(const std::string& key, const std::string& name) {
-  const size_t at = ("/" + key).find("/" + name + ":");
-  if (at == std::string::npos) return {};
-  return std::strtoll(key.c_str() + at + name.size() + 1, nullptr, 10);
 }
 
 // The rows of one type and level, on all threads; without the rows whose result was wrong.
@@ -410,8 +386,9 @@ void print_sentence(const Rows& rows, const Model& model, const std::vector<Deco
 
 }  // namespace
 
-void print_verdict(const Suite& suite, std::span<const Result> results, std::ostream& out) {
+void print_verdict(const Suite& suite, std::span<const Result> results, const Price& price, std::ostream& out) {
   print_peers(results, out);
+  print_whole_models(suite, results, price, out);
   const Rows rows(results);
   if (rows.empty()) return;
   // Models with experts or with MLA that were timed, the one with both kinds of rows last: it gives the sentence.
@@ -422,7 +399,7 @@ void print_verdict(const Suite& suite, std::span<const Result> results, std::ost
       names.push_back(r->name.model);
     }
   if (names.empty()) {
-    out << "\nNo verdict: this run timed neither MLA nor experts.\n";
+    if (rows.of("decode_step").empty()) out << "\nNo verdict: this run timed neither MLA nor experts.\n";
     return;
   }
   out << "\nVerdict (" << rows.dtype() << ", " << rows.impl()

@@ -6,10 +6,10 @@
 #include <iosfwd>
 #include <span>
 
-#include "reporter.h"
+#include "model_verdict.h"
 
 namespace mmb {
 
-void print_verdict(const Suite& suite, std::span<const Result> results, std::ostream& out);
+void print_verdict(const Suite& suite, std::span<const Result> results, const Price& price, std::ostream& out);
 
 }  // namespace mmb

@@ -52,6 +52,8 @@ struct DecodeStep {
   static Cost cost(const Shape& shape, DType dtype, std::string_view algo);
   // Bytes of the weights, all experts and the embedding included, and of the caches.
   static double resident_bytes(const Shape& shape, DType dtype);
+  // Of h and logits.
+  static double activation_memory(const Shape& shape);
   // New tokens, and rows of logits.
   static int64_t tokens(const Shape& shape) { return shape.batch * shape.new_tokens; }
   static int64_t logit_rows(const Shape& shape) { return shape.last_only ? shape.batch : tokens(shape); }

@@ -25,6 +25,7 @@ struct PrefillStep {
   static Cost cost(const Shape& shape, DType dtype, std::string_view algo) {
     return DecodeStep::cost(shape, dtype, algo);
   }
+  static double activation_memory(const Shape& shape) { return DecodeStep::activation_memory(shape); }
   static int64_t units(const Shape& shape) { return DecodeStep::units(shape); }
   static std::span<const Kernel<PrefillStep>> kernels();
 

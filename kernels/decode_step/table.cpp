@@ -91,6 +91,11 @@ Cost DecodeStep::cost(const Shape& shape, DType dtype, std::string_view algo) {
   return cost;
 }
 
+double DecodeStep::activation_memory(const Shape& shape) {
+  return 4 * static_cast<double>((static_cast<int64_t>(shape.layers.size()) + 1) * tokens(shape) * shape.hidden_size +
+                                 logit_rows(shape) * shape.vocab_size);
+}
+
 double DecodeStep::resident_bytes(const Shape& shape, DType dtype) {
   const Cost step = cost(shape, dtype, "");
   double bytes = step.weight_bytes + step.kv_bytes + embedding_bytes(shape.vocab_size - tokens(shape), shape, dtype);
