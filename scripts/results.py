@@ -173,8 +173,9 @@ def _expected(error):
     if error.validator == "required":
         return "expected " + next(name for name in error.validator_value if name not in error.instance)
     if error.validator == "additionalProperties":
-        known = [*error.schema.get("properties", ()), *error.schema.get("patternProperties", ())]
-        strange = next(key for key in error.instance if not any(re.fullmatch(pattern, key) for pattern in known))
+        known, patterns = error.schema.get("properties", {}), error.schema.get("patternProperties", {})
+        strange = next(key for key in error.instance
+                       if key not in known and not any(re.search(pattern, key) for pattern in patterns))
         return f"expected only fields that {_SCHEMA.name} knows, got {strange}"
     words = {"const": "", "type": "", "enum": "one of ", "pattern": "text like ", "minimum": "at least ",
              "exclusiveMinimum": "more than "}
