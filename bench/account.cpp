@@ -72,4 +72,15 @@ std::string account_table(const std::vector<Account>& accounts) {
   return table;
 }
 
+std::string account_fact(const std::vector<Account>& accounts) {
+  std::string text;
+  for (const Account& a : accounts) {
+    text += (text.empty() ? "" : "; ") + a.model + ":";
+    const json object = to_json(a);
+    for (const auto& [name, value] : object.items())
+      if (value.is_number()) text += " " + name + " " + value.dump();
+  }
+  return text;
+}
+
 }  // namespace mmb

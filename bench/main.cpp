@@ -104,8 +104,18 @@ std::string skipped_fact(const Suite& suite) {
   return text;
 }
 
-// The dimensions of every model that the rows name.
-std::string models_fact(Suite& suite) {
+// Every model that the rows name.
+std::vector<Model> models(Suite& suite) {
+  std::set<std::string> names;
+  for (const Row& row : suite.rows()) names.insert(row.name.model);
+  names.erase(no_model().name);
+  std::vector<Model> all;
+  for (const std::string& name : names) all.push_back(suite.model(name));
+  return all;
+}
+
+// Their dimensions.
+std::string models_fact(const std::vector<Model>& models) {
   static constexpr std::pair<const char*, int64_t Model::*> kFields[] = {
       {"hidden_size", &Model::hidden_size},
       {"num_hidden_layers", &Model::num_hidden_layers},
@@ -123,17 +133,23 @@ std::string models_fact(Suite& suite) {
       {"num_experts_per_tok", &Model::num_experts_per_tok},
       {"shared_expert_intermediate_size", &Model::shared_expert_intermediate_size},
   };
-  std::set<std::string> names;
-  for (const Row& row : suite.rows()) names.insert(row.name.model);
-  names.erase(no_model().name);
   std::string text;
-  for (const std::string& name : names) {
-    const Model model = suite.model(name);
-    text += (text.empty() ? "" : "; ") + name + ":";
+  for (const Model& model : models) {
+    text += (text.empty() ? "" : "; ") + model.name + ":";
     for (const auto& [field, member] : kFields)
       if (model.*member) text += std::string(" ") + field + " " + std::to_string(model.*member);
   }
   return text;
+}
+
+// Their accounts, at the defaults of `bench_mla account`; of a config without what an account asks for, none.
+std::string accounts_fact(const std::vector<Model>& models) {
+  std::vector<Account> accounts;
+  for (const Model& model : models) try {
+      accounts.push_back(account(model));
+    } catch (const Error&) {
+    }
+  return account_fact(accounts);
 }
 
 int run(const Flags& flags, const std::vector<std::string>& command_line,
@@ -154,12 +170,20 @@ int run(const Flags& flags, const std::vector<std::string>& command_line,
                                 machines);
   context["mmb.arena_bytes"] = std::to_string(suite.arena_bytes());
   context["mmb.skipped"] = skipped_fact(suite);
-  context["mmb.models"] = models_fact(suite);
+  const std::vector<Model> timed = models(suite);
+  context["mmb.models"] = models_fact(timed);
+  context["mmb.accounts"] = accounts_fact(timed);
   Reporter reporter(suite, flags.out.empty() ? default_file() : flags.out, header(context, best));
   reporter.set_context(context);
   suite.register_rows(!given(google_flags, "--benchmark_min_time"), !given(google_flags, "--benchmark_repetitions"));
   benchmark::RunSpecifiedBenchmarks(&reporter);
-  if (!interrupted()) finish_context(context, best, suite.measure_machine(Threads::all, best.impl));
+  std::ostringstream verdict;
+  if (!interrupted()) {
+    finish_context(context, best, suite.measure_machine(Threads::all, best.impl));
+    print_verdict(suite, reporter.results(), verdict);
+    context["mmb.verdict"] = verdict.str();
+    context.merge(dense_equivalents(suite, reporter.results()));
+  }
   reporter.set_context(context);
   reporter.write();
 
@@ -169,7 +193,7 @@ int run(const Flags& flags, const std::vector<std::string>& command_line,
     std::cerr << "bench_mla: interrupted: the file holds the rows that finished\n";
     return 128 + interrupted();
   }
-  print_verdict(suite, reporter.results(), isatty(STDOUT_FILENO) ? std::cout : std::cerr);
+  (isatty(STDOUT_FILENO) ? std::cout : std::cerr) << verdict.str();
   if (reporter.wrong() == 0) return 0;
   std::cerr << "bench_mla: " << reporter.wrong() << " of " << reporter.results().size()
             << " rows gave a wrong result\n";

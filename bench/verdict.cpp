@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 #include <ostream>
+#include <set>
 #include <vector>
 
 #include "mmb/accounting.h"
@@ -130,7 +131,8 @@ std::vector<Decode> decodes(const Rows& rows, const std::string& model) {
   std::vector<Decode> all;
   for (const Result* r : rows.of("mla_decode")) {
     const auto context = key_value(r->name.key, "ctx");
-    if (r->name.model != model || r->name.algo != "absorbed" || key_value(r->name.key, "batch") != 1 || !context)
+    if (r->name.model != model || r->name.algo != "absorbed" || key_value(r->name.key, "batch") != 1 ||
+        key_value(r->name.key, "q") != 1 || !context)
       continue;
     const std::string& key = r->name.key;
     all.push_back({*context, rows.time("attention_decode", "", model + "~mha", key),
@@ -180,7 +182,8 @@ void print_decode(const std::vector<Decode>& decodes, std::ostream& out) {
   out << "  What bounds them at " << last.context << " tokens:";
   const char* separator = " ";
   const auto bound = [&](const char* name, const std::optional<Timing>& t) {
-    if (t) out << separator << name << (t->memory_bound ? " memory" : " arithmetic");
+    if (!t) return;
+    out << separator << name << (t->memory_bound ? " memory" : " arithmetic");
     separator = ", ";
   };
   bound("MHA", last.mha);
@@ -285,6 +288,15 @@ class DenseEquivalent {
   double measured(const Experts& b) const {
     const double active = static_cast<double>(top_k_) * expert_ + shared_;
     return (rest_ + layers_ * active * b.moe.measured / b.active->measured) * 1e-9;
+  }
+  // 1, 2, 3, 4, 6, 8, 12 ... 4096: even steps on a logarithmic scale.
+  static std::vector<int64_t> curve_batches() {
+    std::vector<int64_t> batches = {1};
+    for (int64_t batch = 2; batch <= kMost; batch *= 2) {
+      batches.push_back(batch);
+      if (batch < kMost) batches.push_back(batch / 2 * 3);
+    }
+    return batches;
   }
   int64_t worst_batch() const {
     int64_t worst = 1;
@@ -443,8 +455,35 @@ void print_verdict(const Suite& suite, std::span<const Result> results, std::ost
          "uniform; "
          "accelerators, networks and batches beyond those timed.\n\n";
   const Model model = suite.model(names.back());
-  if (model.is_mla() && model.moe_layers())
+  if (!model.is_mla() || !model.moe_layers()) return;
+  try {
     print_sentence(rows, model, decodes(rows, names.back()), experts(rows, names.back()), out);
+  } catch (const Error&) {  // a config of these layers, without what a whole model's account asks for
+  }
+}
+
+std::map<std::string, std::string> dense_equivalents(const Suite& suite, std::span<const Result> results) {
+  const Rows rows(results);
+  std::set<std::string> names;
+  if (!rows.empty())
+    for (const Result* r : rows.of("moe_experts")) names.insert(r->name.model);
+  const auto flops = rows.peak("fma_peak", "gflops"), bytes = rows.peak("stream_read", "gbs");
+  std::string ideal, measured;
+  const auto add = [](std::string& curve, int64_t batch, double billions) {
+    curve += text(" %lld %.5g", static_cast<long long>(batch), 1e9 * billions);
+  };
+  for (const std::string& name : names) {
+    if (!flops || !bytes) break;
+    try {
+      const DenseEquivalent dense(suite.model(name), *flops, *bytes);
+      for (std::string* curve : {&ideal, &measured}) *curve += (curve->empty() ? "" : "; ") + name + ":";
+      for (int64_t batch : DenseEquivalent::curve_batches()) add(ideal, batch, dense.ideal(batch));
+      for (const Experts& b : experts(rows, name))
+        if (b.active) add(measured, b.tokens, dense.measured(b));
+    } catch (const Error&) {  // as above
+    }
+  }
+  return {{"mmb.dense_equivalent_parameters_ideal", ideal}, {"mmb.dense_equivalent_parameters_measured", measured}};
 }
 
 }  // namespace mmb

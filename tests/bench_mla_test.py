@@ -72,11 +72,33 @@ class BenchMla(unittest.TestCase):
             lambda result: result["benchmarks"][0].update(name="linear"),
             lambda result: result["benchmarks"][0].update(typo=1),
             lambda result: result["context"].update({"mmb.seed": 1}),
+            lambda result: result["context"].update({"mmb.accounts": "tiny: bytes many"}),
         ):
             spoiled = json.loads(json.dumps(self.result))
             spoil(spoiled)
             with self.assertRaises(jsonschema.ValidationError):
                 jsonschema.validate(spoiled, schema)
+
+    def test_the_context_keeps_the_verdict_and_its_figures(self):
+        context = self.result["context"]
+        self.assertIn("Verdict", context["mmb.verdict"])
+        self.assertIn(context["mmb.verdict"], self.smoke.stderr)
+        account = json.loads(run("account", "--model", "tiny-mla-moe", "--format", "json").stdout)
+        ideal = float(context["mmb.dense_equivalent_parameters_ideal"].split()[2])  # at batch 1: what is active
+        self.assertAlmostEqual(ideal, account["active_parameters"], delta=1e-4 * ideal)
+        self.assertIn(f"tiny-mla-moe: total_parameters {account['total_parameters']} ", context["mmb.accounts"])
+
+    def test_a_config_of_some_layers_is_timed_without_the_whole_models_sentence(self):
+        config = json.loads((pathlib.Path(SCHEMA).parent.parent / "bench/models/tiny-mla-moe.json").read_text())
+        del config["vocab_size"]
+        pathlib.Path(self.path("layers.json")).write_text(json.dumps(config))
+        file = self.path("layers-result.json")
+        outcome = run("run", "--profile", "smoke", "--model", self.path("layers.json"), "--op",
+                      "fma_peak,stream_read,mla_decode,moe_experts,dense_ffn", "--out", file)
+        self.assertEqual(outcome.returncode, 0, outcome.stderr)
+        context = load(file)["context"]
+        self.assertEqual((context["mmb.accounts"], context["mmb.dense_equivalent_parameters_ideal"]), ("", ""))
+        self.assertIn("Experts of one layers layer", context["mmb.verdict"])
 
     def test_names_are_unique_and_equal_from_run_to_run(self):
         names = [row["name"] for row in self.result["benchmarks"]]
