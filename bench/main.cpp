@@ -24,6 +24,7 @@ struct Flags {
 
 struct AccountFlags {
   std::string context = "4096", batch = "1", dtype = "bf16", cache_dtype = "bf16", format = "table";
+  bool details = false;
 };
 
 void add_selection_flags(CLI::App& command, Flags& flags) {
@@ -152,6 +153,20 @@ std::string accounts_fact(const std::vector<Model>& models) {
   return account_fact(accounts);
 }
 
+// With details, the dense bundled models are the rivals.
+std::vector<Account> accounts_of(const std::vector<std::string>& specs, const AccountOptions& options, bool details) {
+  std::vector<Model> rivals;
+  for (const std::string& name : details ? bundled_models() : std::vector<std::string>())
+    if (Model model = load_model(name); model.moe_layers() == 0) rivals.push_back(std::move(model));
+  std::vector<Account> accounts;
+  for (const std::string& spec : specs) {
+    const Model model = load_model(spec);
+    accounts.push_back(account(model, options));
+    if (details) accounts.back().details = account_details(model, rivals);
+  }
+  return accounts;
+}
+
 int run(const Flags& flags, const std::vector<std::string>& command_line,
         const std::vector<std::string>& google_flags) {
   Suite suite(selection_of(flags));
@@ -173,6 +188,7 @@ int run(const Flags& flags, const std::vector<std::string>& command_line,
   const std::vector<Model> timed = models(suite);
   context["mmb.models"] = models_fact(timed);
   context["mmb.accounts"] = accounts_fact(timed);
+  context["mmb.bundled_accounts"] = account_fact(accounts_of(bundled_models(), {}, /*details=*/true));
   Reporter reporter(suite, flags.out.empty() ? default_file() : flags.out, header(context, best));
   reporter.set_context(context);
   suite.register_rows(!given(google_flags, "--benchmark_min_time"), !given(google_flags, "--benchmark_repetitions"));
@@ -249,9 +265,8 @@ int print_account(const Flags& flags, const AccountFlags& account_flags) {
   options.cache_dtype = account_flags.cache_dtype;
   if (account_flags.format != "table" && account_flags.format != "json")
     throw Error("--format: expected table or json, got '" + account_flags.format + "'");
-  std::vector<Account> accounts;
-  for (const std::string& spec : flags.models.empty() ? bundled_models() : parse_words("--model", flags.models))
-    accounts.push_back(account(load_model(spec), options));
+  const std::vector<Account> accounts = accounts_of(
+      flags.models.empty() ? bundled_models() : parse_words("--model", flags.models), options, account_flags.details);
   std::cout << (account_flags.format == "json" ? account_json(accounts) : account_table(accounts));
   return 0;
 }
@@ -342,6 +357,9 @@ int main(std::vector<std::string> arguments) {
       ->capture_default_str();
   account_command->add_option("--cache-dtype", account_flags.cache_dtype, "of the KV cache")->capture_default_str();
   account_command->add_option("--format", account_flags.format, "table or json")->capture_default_str();
+  account_command->add_flag(
+      "--details", account_flags.details,
+      "more figures: by batch, by bits, by part; where models are equal; each names what it is at");
 
   try {
     std::reverse(arguments.begin(), arguments.end());  // the order that CLI11 takes a vector in

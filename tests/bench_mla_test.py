@@ -88,6 +88,20 @@ class BenchMla(unittest.TestCase):
         self.assertAlmostEqual(ideal, account["active_parameters"], delta=1e-4 * ideal)
         self.assertIn(f"tiny-mla-moe: total_parameters {account['total_parameters']} ", context["mmb.accounts"])
 
+    def test_details_are_beside_the_thirteen_figures_of_an_account(self):
+        plain, detailed = (json.loads(run("account", "--model", "DeepSeek-V3", "--format", "json", *more).stdout)
+                           for more in ([], ["--details"]))
+        self.assertEqual(len(plain), 13)
+        self.assertEqual({name: detailed[name] for name in plain}, plain)
+        self.assertEqual(detailed["kv_bytes_per_token/fp8_flashmla"], 40016)
+        self.assertGreater(detailed["context_of_equal_flops/Llama-3.1-405B"], 0)
+        # A detail that only one of two models has.
+        table = run("account", "--details", "--model", "Llama-3.1-8B,DeepSeek-V3").stdout
+        self.assertRegex(table, r"\nexperts_touched/batch_2 +- +15\.75\n")
+        self.assertIn(f"DeepSeek-V3: total_parameters {plain['total_parameters']} ",
+                      self.result["context"]["mmb.bundled_accounts"])
+        self.assertIn(" kv_bytes_per_token/fp8_flashmla 40016 ", self.result["context"]["mmb.bundled_accounts"])
+
     def test_a_config_of_some_layers_is_timed_without_the_whole_models_sentence(self):
         config = json.loads((pathlib.Path(SCHEMA).parent.parent / "bench/models/tiny-mla-moe.json").read_text())
         del config["vocab_size"]
