@@ -66,6 +66,11 @@ class Row:
         words = (self.counterfactual, self.keys.get("attention"), self.algo, self.op.partition("_")[0])
         return next((word for word in words if word in VARIANTS), "")
 
+    def number(self, key):
+        """The number behind a key, or None: not there, or a range as of uneven contexts."""
+        value = self.keys.get(key, "")
+        return int(value) if value.isdigit() else None
+
 
 @dataclass
 class Result:
@@ -111,6 +116,16 @@ def result_of(document, path):
     alias = context.get("mmb.alias", "none")
     name = pathlib.Path(path).stem if alias == "none" else alias
     return Result(str(path), name, context, [_row(name, some) for name, some in entries.items()])
+
+
+def figures(text):
+    """{model: {figure: number}} of a fact of the context such as mmb.accounts."""
+    models = {}
+    for part in filter(None, text.split("; ")):
+        model, _, words = part.rpartition(":")
+        names, values = words.split()[::2], words.split()[1::2]
+        models[model] = dict(zip(names, map(float, values)))
+    return models
 
 
 def read_json(path):
