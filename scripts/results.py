@@ -9,17 +9,19 @@ import sys
 from dataclasses import dataclass, field
 
 HERE = pathlib.Path(__file__).resolve().parent
+VENV = HERE.parent / "build/venv"  # made by scripts/setup.sh
 
+if pathlib.Path(sys.argv[0]).resolve().parent == HERE and sys.prefix == sys.base_prefix:
+    if (VENV / "bin/python").exists():  # has the libraries, which this python3 may lack
+        os.execv(VENV / "bin/python", [str(VENV / "bin/python"), *sys.argv])
 try:
     import jsonschema
     import numpy as np
-except ModuleNotFoundError as missing:  # a python3 that lacks what scripts/setup.sh put into build/venv: go on in that
-    venv_python, script = HERE.parent / "build/venv/bin/python", pathlib.Path(sys.argv[0]).resolve()
-    if script.parent == HERE and venv_python.exists() and pathlib.Path(sys.prefix) != HERE.parent / "build/venv":
-        os.execv(venv_python, [str(venv_python), str(script), *sys.argv[1:]])
-    print(f"{script.name}: this python3 has no {missing.name}, and build/venv is not there: scripts/bench.sh makes it; "
-          f"or run `uv run {sys.argv[0]}`", file=sys.stderr)
-    raise SystemExit(2)
+    import scipy  # noqa: F401: not here, but in what imports this
+except ModuleNotFoundError as missing:
+    print(f"{sys.argv[0]}: this python3 has no {missing.name}: scripts/bench.sh makes build/venv, which has it; or run "
+          f"`uv run {sys.argv[0]}`", file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 class Unusable(Exception):
