@@ -30,7 +30,7 @@ class Unusable(Exception):
 
 @dataclass
 class Row:
-    """One kernel at one shape: op/algo/dtype/impl/model/key:value.../threads:n. Numbers are medians over repetitions."""
+    """A kernel at a shape: op/algo/dtype/impl/model/key:value.../threads:n. Numbers are medians over repetitions."""
     name: str
     label: str = ""
     seconds: np.ndarray = field(default_factory=lambda: np.empty(0))  # one per repetition
@@ -217,13 +217,13 @@ BLUE, VERMILLION, GREEN, PURPLE, BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79
 VARIANTS = {
     "absorbed": Style("MLA absorbed", BLUE, "o", "-"),
     "expanded": Style("MLA expanded", VERMILLION, "s", "--"),
-    "reexpanded": Style("MLA re-expanded", VERMILLION, "D", ":"),
+    "reexpanded": Style("MLA re-expanded", VERMILLION, "d", ":"),
     "mha": Style("MHA", BLACK, "^", "-."),
     "gqa8": Style("GQA-8", GREEN, "v", ":"),
     "mqa": Style("MQA", PURPLE, "P", "--"),
-    "moe": Style("MoE", BLUE, "o", "-"),
-    "dense_active": Style("dense, equal active size", GREEN, "v", ":"),
-    "dense_total": Style("dense, equal total size", VERMILLION, "s", "--"),
+    "moe": Style("MoE", BLUE, "D", "-"),
+    "dense_active": Style("dense, equal active", GREEN, "X", ":"),
+    "dense_total": Style("dense, equal total", VERMILLION, "p", "--"),
 }
 
 
