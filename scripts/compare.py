@@ -10,18 +10,18 @@
              [-- options of bench_mla run]
 
 The files of a folder are starts of one program on one machine. The start is the sample: what is settled once in the
-life of a process (where its memory lies, who its neighbours are) is the same for all of its repetitions. So one file a
-side gives ratios, points to rows that stand out from the others, and gives no verdict: that takes 5 starts a side at the
-least. --run makes 10 of each, in the order A B B A A B B A.
+life of a process (where its memory lies, who its neighbours are) is the same for all of its repetitions. So one file
+a side gives ratios, points to rows that stand out from the others, and gives no verdict: that takes 5 starts a side at
+the least. --run makes 10 of each, in the order A B B A A B B A.
 
 The same machine and setting: did the change matter? Starts are paired by their dates. The interval is the 95 %
-bootstrap interval of the median of the pairs' log ratios of time. The floor is how far medians of as many starts of BASE
-lie from each other by chance, 3 % at the least. SLOWER or FASTER: the whole interval is beyond the floor. SAME: it is
-inside. Else UNCLEAR, with the number of starts that would tell. Beside it stands the p of the exact Mann-Whitney test,
-corrected for the number of rows by Holm.
+bootstrap interval of the median of the pairs' log ratios of time. The floor is how far medians of as many starts of
+BASE lie from each other by chance, 3 % at the least. SLOWER or FASTER: the whole interval is beyond the floor. SAME:
+it is inside of 3 %. Else UNCLEAR, with the number of starts that would tell. Beside it stands the p of the exact
+Mann-Whitney test, corrected for the number of rows by Holm.
 
 Another machine or setting (CPU, level of instructions, threads): no verdicts, but how much faster it is, how much of
-that the measured peaks of both explain, and what is left; then the conclusions of both side by side, which have no unit.
+that the measured peaks of both explain, and what is left; then the conclusions of both side by side, without units.
 
 Exit status: 0 fine; 1 something that --fail-on names; 2 usage, or a file that cannot be used; 3 not comparable.
 """

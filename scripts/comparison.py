@@ -86,7 +86,8 @@ def verdict(low, high, floor):
         return "SLOWER"
     if high < -floor:
         return "FASTER"
-    return "SAME" if -floor < low and high < floor else "UNCLEAR"
+    # A noisy base, whose floor is high, is no reason to call a change none.
+    return "SAME" if -LEAST_FLOOR < low and high < LEAST_FLOOR else "UNCLEAR"
 
 
 def starts_that_tell(estimate, low, high, noise, starts):
@@ -94,7 +95,8 @@ def starts_that_tell(estimate, low, high, noise, starts):
     the number."""
     width = max(high - estimate, estimate - low, 1e-9)
     beyond = abs(estimate) - LEAST_FLOOR
-    # SLOWER and FASTER ask for |estimate| - shrink * width > max(LEAST_FLOOR, shrink * noise).
+    # SLOWER and FASTER ask for |estimate| - shrink * width > max(LEAST_FLOOR, shrink * noise), SAME for
+    # |estimate| + shrink * width < LEAST_FLOOR.
     shrink = min(beyond / width, abs(estimate) / (width + noise)) if beyond > 0 else -beyond / width
     return max(starts + 1, MIN_STARTS, math.ceil(starts / max(shrink, 1e-3) ** 2))
 
@@ -283,11 +285,11 @@ def compare(base, new, same=None, across=(), keep=lambda name: True, force=False
         refusals.append("no row is in both; --across joins names that differ in their level or threads")
     notes = [f"joined across {' and '.join(sorted(join.across))}"] * bool(join.across)
     notes += [f"another {other}" for other in others] + sample_notes(base, new, timed, same)
-    drawn = [conclusions(side.starts, keep) for side in (base, new)]
+    drawn = [conclusions(side.starts, keep, unnamed=join.across) for side in (base, new)]
     return Comparison(base, new, same, rows,
                       only_base=[name for name in base_rows if name not in new_rows],
                       only_new=[name for name in new_rows if name not in base_rows],
-                      refusals=refusals, warnings=warnings(base, new, rows), notes=notes,
+                      refusals=refusals, warnings=warnings(base, new, rows, same), notes=notes,
                       conclusions={what: [of.get(what) for of in drawn] for what in {**drawn[0], **drawn[1]}})
 
 
@@ -404,15 +406,15 @@ FACTS = (
     Fact("library_benchmark", "Google Benchmark"),
     Fact("library_openmp", "OpenMP"),
 )
-CANARIES = {"gbs": "memory bandwidth", "gflops": "multiply rate"}
+CANARIES = {"gbs": "bandwidth (GB/s)", "gflops": "multiply rate (GFLOP/s)"}
 LEAST_CHANGE = 0.05  # of a canary from side to side
 LEAST_DRIFT = 0.10  # of a canary within a run
 LEAST_LOAD = 0.5  # cores
 
 
-def warnings(base, new, rows):
+def warnings(base, new, rows, same):
     return ([text for fact in FACTS for text in differing_fact(fact, base, new)]
-            + [text for canary in CANARIES for text in differing_canary(canary, base, new)]
+            + [text for canary in CANARIES for text in differing_canary(canary, base, new) if same]
             + [text for which, side in (("base", base), ("new", new)) for text in doubts(which, side)]
             + differing_caches(rows))
 
@@ -429,7 +431,7 @@ def differing_fact(fact, base, new):
 def differing_canary(canary, base, new):
     rates = [side.number(f"canary_{canary}_before") for side in (base, new)]
     if abs(rates[1] - rates[0]) > LEAST_CHANGE * max(rates):
-        yield f"the machine's {CANARIES[canary]}: {rates[0]:.4g} against {rates[1]:.4g} {canary}: {push(*rates)}"
+        yield f"the machine's {CANARIES[canary]}: {rates[0]:.4g} against {rates[1]:.4g}: {push(*rates)}"
 
 
 def push(base, new):

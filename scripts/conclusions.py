@@ -33,13 +33,14 @@ CONTRASTS = (
 )
 
 
-def conclusions(starts, keep=lambda name: True):
-    """{what: "2.4x (ideal 3.1x)"} for each shape, and where along a key it passes 1; medians over starts."""
-    return {title: text for contrast in CONTRASTS for title, text in conclude(starts, contrast, keep)}
+def conclusions(starts, keep=lambda name: True, unnamed=()):
+    """{what: "2.4x (ideal 3.1x)"} for each shape, and where along a key it passes 1; medians over starts. `unnamed`: keys
+    that are left out of the names."""
+    return {title: text for contrast in CONTRASTS for title, text in conclude(starts, contrast, keep, unnamed)}
 
 
-def conclude(starts, contrast, keep):
-    for (model, dtype, rest), line in lines_of(starts, contrast, keep).items():
+def conclude(starts, contrast, keep, unnamed):
+    for (model, dtype, rest), line in lines_of(starts, contrast, keep, {contrast.along, *unnamed}).items():
         where = f"{contrast.title}: {model} {dtype} {rest}"
         gains = {size: np.median(samples, axis=0) for size, samples in line.items()}
         for size, (measured, ideal) in gains.items():
@@ -49,12 +50,12 @@ def conclude(starts, contrast, keep):
             yield f"{where}: faster", crossing(points, contrast.along)
 
 
-def lines_of(starts, contrast, keep):
+def lines_of(starts, contrast, keep, unnamed):
     """{(model, dtype, other keys): {size: [(gain measured, gain ideal) of each start]}}"""
     lines = {}
     for start in starts:
         for of, than in twins(start, contrast, keep):
-            rest = "/".join(f"{key}:{value}" for key, value in of.keys.items() if key != contrast.along)
+            rest = "/".join(f"{key}:{value}" for key, value in of.keys.items() if key not in unnamed)
             line = lines.setdefault((of.base_model, of.dtype, rest), {})
             gain = than.time / of.time, than.ideal_seconds / of.ideal_seconds
             line.setdefault(of.keys[contrast.along], []).append(gain)
@@ -77,7 +78,7 @@ def twins(start, contrast, keep):
 def crossing(points, along):
     """Where a line of (size, gain) passes 1, between two sizes on logarithmic scales."""
     if len({gain > 1 for _, gain in points}) == 1:
-        return f"{'at every' if points[0][1] > 1 else 'at no'} {along} from {points[0][0]} to {points[-1][0]}"
+        return f"{'always' if points[0][1] > 1 else 'never'}, {along} {points[0][0]} to {points[-1][0]}"
     places = []
     for (x0, y0), (x1, y1) in zip(points, points[1:]):
         if (y0 > 1) != (y1 > 1):

@@ -60,7 +60,7 @@ def same_table(rows):
 
 
 def other_table(rows):
-    return Table(["row", "base", "new", "new is as fast", "95 % interval", "peaks explain", "left"],
+    return Table(["row", "base", "new", "speed of new", "95 % interval", "peaks explain", "left"],
                  [[row.name, *seconds(row), speed(row.ratio),
                    "-" if row.low is None else f"{speed(row.high)} .. {speed(row.low)}",
                    verdict_words(row) if row.verdict else f"{speed(row.ideal_ratio)} {row.bound}",
@@ -151,10 +151,12 @@ def write_plain(comparisons, out):
         elif isinstance(part, Sentence):
             print(part.text, file=out)
         else:
+            print(file=out)
             widths = [max(map(len, cells)) for cells in zip(part.columns, *part.lines)]
             for line in (part.columns, *part.lines):
                 cells = [line[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(line[1:], widths[1:]))]
                 print("  ".join(cells).rstrip(), file=out)
+            print(file=out)
 
 
 def write_md(comparisons, out):
