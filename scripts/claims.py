@@ -17,12 +17,12 @@ How to read it. Each entry is one claim in our words, what would test it, the fi
                          themselves; or from this run: the reason then names the command that would tell
   figure is misprinted   the published number does not follow from what it is said to follow from
 
-G are the claims of "Are DeepSeek's new models really that fast and cheap?", N those of "Why is DeepSeek V3 fast?", F are
-published figures. Times are medians of rows on all threads, and hold for this machine, and for one layer unless a row is
-a whole model's; "ideal" is what they would be were every kernel as fast as the machine. Times that differ by less than
-3 % count as equal. A price is not a cost: prices are as listed at the date beside them, and the only cost that can be
-computed here is rented hardware over a published throughput. No number of the ledger is typed: it comes from the run,
-from the accounts or from published.json.
+G are the claims of "Are DeepSeek's new models really that fast and cheap?", N those of "Why is DeepSeek V3 fast?", F
+are published figures. Times are medians of rows on all threads, and hold for this machine, and for one layer unless a
+row is a whole model's; "ideal" is what they would be were every kernel as fast as the machine. Times that differ by
+less than 3 % count as equal. A price is not a cost: prices are as listed at the date beside them, and the only cost
+that can be computed here is rented hardware over a published throughput. No number of the ledger is typed: it comes
+from the run, from the accounts or from published.json.
 """
 import argparse
 import json
@@ -74,7 +74,7 @@ def write_plain(entries, out):
             print(textwrap.fill(entry[name], 118, initial_indent=f"     {name:<10}", subsequent_indent=" " * 15,
                                 break_on_hyphens=False, break_long_words=False), file=out)
         print(file=out)
-    print(summary(entries), file=out)
+    print(textwrap.fill(summary(entries), 118), file=out)
 
 
 def write_rich(entries, console):
@@ -119,7 +119,7 @@ def main(arguments=None):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("result", metavar="RESULT.json", help="what bench_mla run wrote")
     writers = {"table": write_table, "md": write_md, "json": write_json}
-    parser.add_argument("--format", choices=writers, default="table")
+    parser.add_argument("--format", choices=writers, default="table", help="for a terminal (default), Markdown or JSON")
     chosen = parser.parse_args(arguments)
     result = results.load(chosen.result)
     writers[chosen.format](ledger(result, accounts_of(result)), sys.stdout)

@@ -190,7 +190,11 @@ class Evidence:
 
         def line(points):
             slope, start = np.polyfit(*zip(*points), 1)
+            if slope <= 0 or not faster(points[-1][1] / points[0][1]):
+                raise Lacking("contexts so far apart that their times differ", f"{command} --context 1k,32k")
             return float(start), float(slope)
+
+        command = f"bench_mla run --op mla_decode,decoder_layer --model {V3}"
 
         steps = by_context([row for row in self.rows("decode_step", "absorbed", V3, batch=1)
                             if row.counters.get("model_tokens_per_second")],
@@ -203,8 +207,7 @@ class Evidence:
             _, slope = line(core)
             return ("one layer, which grows as its attention does", [context for context, _ in core],
                     layer.time - slope * layer.number("ctx"), slope)
-        raise Lacking("decode at two contexts, and a layer around it",
-                      f"bench_mla run --op mla_decode,decoder_layer --model {V3} --context 1k,4k")
+        raise Lacking("decode at two contexts, and a layer around it", f"{command} --context 1k,4k")
 
     # Money and hardware, from published figures.
 

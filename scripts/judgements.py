@@ -1,6 +1,6 @@
-"""The claims: for each, what was said, what would test it, and a function of the evidence that gives verdict and reason.
+"""The claims: what was said, what would test it, and a function of the evidence that gives a verdict and its reason.
 
-Claims and reasons hold no numbers of their own: {name} is a published figure, the rest is computed from rows and accounts.
+They hold no numbers of their own: {name} is a published figure, the rest is computed from rows and accounts.
 """
 import math
 
@@ -41,7 +41,7 @@ def experts_are_a_reason(e, entry):
     own, dense = e.account(V3, "active_parameters"), e.account(LLAMA_70B, "active_parameters")
     read = {batch: dense / e.account(V3, f"weight_bytes_per_step_fp8/batch_{batch}") for batch in (1, 2, 32)}
     entry.figure = (f"V3 multiplies {percent(own / e.account(V3, 'total_parameters'))} of its weights a token, "
-                    f"{times(dense / own)} fewer than {LLAMA_70B} at any batch; of weights it reads, at equal precision, "
+                    f"{times(dense / own)} fewer than {LLAMA_70B} at any batch; at equal precision it reads "
                     + ", ".join(f"{compared(ratio, 'fewer', 'more')} at batch {batch}" for batch, ratio in read.items())
                     + f", as many at {e.account(V3, f'batch_of_equal_weights/{LLAMA_70B}'):.2f}")
     model, batches = e.experts
@@ -104,12 +104,13 @@ def shrunk_by_mla_or_by_bits(e, entry):
     if not fitting:
         return MISPRINT, f"No number of bits counted here gives it. {equal}"
     bits = fitting[0]
-    return ONLY_IF, (f"the latent has {bits} bits and the rival's keys and values {full}: of {times(whole / latent[bits])} "
-                     f"MLA is {times(whole / latent[full])} and the bits are {times(full / bits)}. {equal}")
+    return ONLY_IF, (f"the latent has {bits} bits and the rival's keys and values {full}: of "
+                     f"{times(whole / latent[bits])} MLA is {times(whole / latent[full])} and the bits are "
+                     f"{times(full / bits)}. {equal}")
 
 
-@claim("G4", "R1 at about {text_a_r1_price} against o1 at about {text_a_o1_price} does not show o1 to be that much less "
-       "efficient.", "Divide list prices by the cost of rented hardware at the throughput that DeepSeek published.")
+@claim("G4", "R1 at about {text_a_r1_price} against o1 at about {text_a_o1_price} does not show o1 to be that much "
+       "less efficient.", "Divide list prices by the cost of rented hardware at DeepSeek's published throughput.")
 def price_gap_is_no_efficiency_gap(e, entry):
     entry.cite("text_a_r1_price", "text_a_o1_price", "r1_input", "r1_output", "o1_output", "gpu_hour",
                "node_input_rate", "node_output_rate")
@@ -177,7 +178,8 @@ def quality(e, entry):
     entry.cite("v2_ablation_entries", "v2_ablation_better")
     entry.figure = (f"not measured; published: MLA as good as MHA or better in {e['v2_ablation_better']} of "
                     f"{e['v2_ablation_entries']} comparisons")
-    return BY_TOOL, "Kernels are verified against references; what a model answers is not. No dense rival here is matched in quality."
+    return BY_TOOL, ("Kernels are verified against references; what a model answers is not. No dense rival here is "
+                     "matched in quality.")
 
 
 @claim("G8", "A reasoning model costs what a token costs, times the tokens it thinks: thinking longer costs more.",
@@ -188,8 +190,8 @@ def longer_thinking(e, entry):
               for unit, name in (("FLOPs", "generation_flops"), ("bytes", "generation_bytes_fp8"))}
     entry.figure = (f"V3, absorbed: {long // short} times the tokens ({short} to {long}) are "
                     + " and ".join(f"{times(ratio)} the {unit}" for unit, ratio in growth.items())
-                    + f"; a token's FLOPs have doubled at {e.account(V3, 'context_of_equal_flops/own_weights'):,.0f} cached "
-                    "tokens, its bytes (one sequence, weights in fp8, cache in bf16) at "
+                    + f"; a token's FLOPs have doubled at {e.account(V3, 'context_of_equal_flops/own_weights'):,.0f} "
+                    "cached tokens, its bytes (one sequence, weights in fp8, cache in bf16) at "
                     f"{e.account(V3, 'context_of_equal_bytes/weights_fp8_cache_bf16'):,.0f}")
     if min(growth.values()) <= 1:
         return NOT_HERE, "A longer thought takes no more."
@@ -199,8 +201,8 @@ def longer_thinking(e, entry):
         return HOLDS, "FLOPs and bytes both follow the number of tokens."
     if not linear:
         return NOT_HERE, "Longer costs more, but more than in proportion: a token attends to all before it."
-    return ONLY_IF, (f"{linear[0]} bound a step: they follow the number of tokens, but {faster_growing[0]} grow faster, "
-                     "since a token attends to all before it. Longer costs more either way.")
+    return ONLY_IF, (f"{linear[0]} bound a step: they follow the number of tokens, but {faster_growing[0]} grow "
+                     "faster, since a token attends to all before it. Longer costs more either way.")
 
 
 @claim("G9", "A model can be left to think almost indefinitely.",
@@ -208,32 +210,29 @@ def longer_thinking(e, entry):
 def think_indefinitely(e, entry):
     entry.cite("ik_empty", "ik_long", "mainline_empty", "mainline_long")
     timed, contexts, start, slope = e.growth
-    entry.figure = (f"{timed}, {min(contexts)} to {max(contexts)} tokens cached: {short_time(max(start, 0))} with nothing "
-                    f"cached and {1e9 * slope:.3g} us for each thousand tokens")
-    if slope <= 0:
-        raise Lacking("contexts so far apart that their times differ",
-                      f"bench_mla run --op mla_decode,decoder_layer --model {V3} --context 1k,32k")
+    entry.figure = (f"{timed}, {min(contexts)} to {max(contexts)} tokens cached: {short_time(max(start, 0))} with "
+                    f"nothing cached and {1e9 * slope:.3g} us for each thousand tokens")
     double = max(start, 0) / slope
     entry.figure += f"; twice the time at {double:,.0f} tokens"
     if double < min(contexts):
         return NOT_HERE, "A step takes twice its time before the fewest tokens that were timed are cached."
-    return ONLY_IF, (f"thoughts stay well under {double:,.0f} tokens, where this machine needs twice the time a token, and "
-                     "while there is memory for the cache.")
+    return ONLY_IF, (f"thoughts stay well under {double:,.0f} tokens, where this machine needs twice the time a token, "
+                     "and while there is memory for the cache.")
 
 
 @claim("G10", "Training V3 took about {text_a_training_cost} of compute.",
        "FLOPs of training from the accounts, over the published utilisation of the published hardware.")
 def training_cost(e, entry):
-    entry.cite("text_a_training_cost", "v3_cost", "v3_tokens", "v3_pretraining_hours", "v3_hours", "v3_mfu", "h100_bf16",
-               "gpu_hour")
+    entry.cite("text_a_training_cost", "v3_cost", "v3_tokens", "v3_pretraining_hours", "v3_hours", "v3_mfu",
+               "h100_bf16", "gpu_hour")
     hours, rent = e.training_flops / (e["v3_mfu"] * e["h100_bf16"]) / 3600, e["v3_hours"] * e["gpu_hour"]
-    entry.figure = (f"{e.training_flops:.3g} FLOP, {hours / 1e3:,.0f}K GPU-hours of pre-training; the published hours of all "
-                    f"stages at rent {dollars(rent)}")
+    entry.figure = (f"{e.training_flops:.3g} FLOP, {hours / 1e3:,.0f}K GPU-hours of pre-training; the published hours "
+                    f"of all stages at rent {dollars(rent)}")
     off = abs(hours / e["v3_pretraining_hours"] - 1)
     if agrees(hours, e["v3_pretraining_hours"]) and agrees(rent, e["text_a_training_cost"]):
-        return HOLDS, (f"The hours follow from tokens, FLOPs and utilisation within {percent(off)}; the dollars are those "
-                       f"hours at an assumed rent. {NOT_COST}")
-    return MISPRINT, f"The computed hours of pre-training are {percent(off)} off, or the dollars do not follow from hours."
+        return HOLDS, (f"The hours follow from tokens, FLOPs and utilisation within {percent(off)}; the dollars are "
+                       f"those hours at an assumed rent. {NOT_COST}")
+    return MISPRINT, f"The hours of pre-training are {percent(off)} off, or the dollars do not follow from hours."
 
 
 @claim("G11", "That is about half of what GPT-4o or Sonnet took.",
@@ -241,8 +240,8 @@ def training_cost(e, entry):
 def half_of_others(e, entry):
     entry.cite("text_a_half", "llama_405b_hours", "llama_405b_tokens", "v3_hours", "v3_tokens")
     flops = e.account(LLAMA_405B, "training_flops_per_token_4k") * e["llama_405b_tokens"] / e.training_flops
-    entry.figure = (f"against {LLAMA_405B}, which did publish: {times(e['llama_405b_hours'] / e['v3_hours'])} fewer hours, "
-                    f"{times(flops)} fewer FLOPs")
+    entry.figure = (f"against {LLAMA_405B}, which did publish: {times(e['llama_405b_hours'] / e['v3_hours'])} fewer "
+                    f"hours, {times(flops)} fewer FLOPs")
     return BY_TOOL, "No FLOPs or hours of GPT-4o or Sonnet are public."
 
 
@@ -260,8 +259,8 @@ def research_excluded(e, entry):
 def r1_cost(e, entry):
     entry.cite("text_a_r1_cost", "v3_cost", "v3_hours", "gpu_hour", "r1_cost")
     rent = e["v3_hours"] * e["gpu_hour"]
-    entry.figure = (f"V3's hours at rent are {dollars(rent)}, {percent(rent / e['text_a_r1_cost'])} of the figure that went "
-                    "round")
+    entry.figure = (f"V3's hours at rent are {dollars(rent)}, {percent(rent / e['text_a_r1_cost'])} of the figure that "
+                    "went round")
     if agrees(rent, e["text_a_r1_cost"], NEAR):
         return HOLDS, f"It is V3's in round numbers. R1's own was published later: {written('r1_cost')} on top of V3."
     return NOT_HERE, "V3's hours at rent are another figure."
@@ -278,10 +277,11 @@ def all_to_all(e, entry):
     entry.figure = (f"V3: {sent / 1e6:.2f} MB a token over all layers, {short_time(link)} of one link; its FLOPs with "
                     f"{cached:,.0f} tokens cached {short_time(arithmetic)} of a GPU's peak; a step as in the report "
                     f"{short_time(step)}")
-    rest = (f"The published bound follows within {percent(abs(step / e['all_to_all_step'] - 1))}. No network is timed here.")
+    off = abs(step / e["all_to_all_step"] - 1)
+    rest = f"The published bound follows within {percent(off)}. No network is timed here."
     if link > arithmetic:
-        return ONLY_IF, (f"experts are spread over nodes: then the link takes {times(link / arithmetic)} the time of the "
-                         f"arithmetic, unless a token is kept to few nodes. {rest}")
+        return ONLY_IF, (f"experts are spread over nodes: then the link takes {times(link / arithmetic)} the time of "
+                         f"the arithmetic, unless a token is kept to few nodes. {rest}")
     return NOT_HERE, f"The link takes {times(link / arithmetic)} the time of the arithmetic. {rest}"
 
 
@@ -294,14 +294,15 @@ def close_to_others(e, entry):
 # ---- "Why is DeepSeek V3 fast?"
 
 @claim("N1", "V3 is fast for its size: why?",
-       "Take a layer of one decode step apart: time, FLOPs, bytes, share of the ideal; put a dense FFN for the experts.")
+       "Take a layer of a decode step apart: time, FLOPs, bytes, share of the ideal; put a dense FFN for the experts.")
 def why_fast(e, entry):
     layer = e.row("decoder_layer", model=V3, batch=1, q=1, attention="absorbed")
     moe, dense = (e.row("moe_experts", model=V3, tokens=1, routing="uniform"),
                   e.row("dense_ffn", model=f"{V3}~dense_total", tokens=1))
     if not layer or not moe or not dense:
         raise Lacking("a whole layer, its experts and a dense FFN of equal total size",
-                      f"bench_mla run --op mla_project,mla_decode,moe_router,moe_experts,dense_ffn,decoder_layer --model {V3}")
+                      "bench_mla run --op mla_project,mla_decode,moe_router,moe_experts,dense_ffn,decoder_layer "
+                      f"--model {V3}")
     context = layer.keys["ctx"]
     parts = {"query and latent": e.row("mla_project", model=V3, batch=1, q=1),
              "attention": e.row("mla_decode", "absorbed", V3, batch=1, q=1, ctx=context),
@@ -336,15 +337,17 @@ def priced_low(e, entry):
     entry.figure = "price over rented hardware: " + "; ".join(f"{what(name)} {times(r)}" for name, r in over.items())
     if min(over.values()) < 1:
         return HOLDS, f"A price is below the rented hardware, so a low price is all there is to see. {NOT_COST}"
-    return ONLY_IF, (f"they look no further: list prices are {times(min(over.values()))} to {times(max(over.values()))} the "
-                     f"rented hardware, which for output is {percent(e.floor('node_output_rate') / e['4o_output'])} of "
-                     f"GPT-4o's price. {NOT_COST} Here a low cost stands behind the low price.")
+    return ONLY_IF, (f"they look no further: list prices are {times(min(over.values()))} to "
+                     f"{times(max(over.values()))} the rented hardware, which for output is "
+                     f"{percent(e.floor('node_output_rate') / e['4o_output'])} of GPT-4o's price. {NOT_COST} "
+                     "Here a low cost stands behind the low price.")
 
 
 @claim("N3", "R1 takes {text_b_r1_input} where o1 takes {text_b_o1_input}.", "Read the price lists.")
 def r1_and_o1(e, entry):
-    entry.cite("text_b_r1_input", "text_b_o1_input", "r1_input", "o1_input")
-    entry.figure = f"{times(e['o1_input'] / e['r1_input'])}, both for input not in the cache"
+    entry.cite("text_b_r1_input", "text_b_o1_input", "r1_input", "o1_input", "r1_cached", "o1_cached")
+    entry.figure = (f"{times(e['o1_input'] / e['r1_input'])}, both for input not in the cache; "
+                    f"{times(e['o1_cached'] / e['r1_cached'])} for input in it")
     if e["text_b_r1_input"] == e["r1_input"] and e["text_b_o1_input"] == e["o1_input"]:
         return HOLDS, f"Both are as listed. {NOT_COST}"
     return MISPRINT, f"The lists say {written('r1_input')} and {written('o1_input')}. {NOT_COST}"
@@ -354,8 +357,8 @@ def r1_and_o1(e, entry):
 def v3_and_4o(e, entry):
     said = {"text_b_v3_price": ("v3_input", "v3_output"), "text_b_4o_input": ("4o_input",),
             "text_b_4o_output": ("4o_output",)}
-    listed = ("v3_input", "v3_cached", "v3_output", "v3_promotion_input", "v3_promotion_output", "4o_input", "4o_cached",
-              "4o_output")
+    listed = ("v3_input", "v3_cached", "v3_output", "v3_promotion_input", "v3_promotion_output", "4o_input",
+              "4o_cached", "4o_output")
     entry.cite(*said, *listed)
     maker = lambda name: name.partition("_")[0]
     same = {name: [price for price in listed if maker(price) == maker(meant[0]) and e[price] == e[name]]
@@ -374,7 +377,7 @@ def other_hosts(e, entry):
     entry.cite(*hosts, "node_output_rate", "gpu_hour")
     entry.figure = "over rented hardware, for output: " + ", ".join(
         f"{what(name)} {times(e[name] / e.floor('node_output_rate'))}" for name in hosts)
-    return BY_TOOL, f"These prices are known only from the text; what of each is margin, only the hosts know. {NOT_COST}"
+    return BY_TOOL, f"These prices are known only from the text; what is margin, only the hosts know. {NOT_COST}"
 
 
 @claim("N6", "DeepSeek serves at about {text_b_share} of OpenAI's price.",
@@ -389,8 +392,8 @@ def share_of_price(e, entry):
         return HOLDS, f"All list prices say so. {NOT_COST}"
     if fitting:
         return ONLY_IF, f"{' or '.join(fitting)} is meant. {NOT_COST}"
-    return NOT_HERE, (f"List prices are {percent(min(shares.values()))} to {percent(max(shares.values()))} of OpenAI's. "
-                      f"{NOT_COST}")
+    return NOT_HERE, (f"List prices are {percent(min(shares.values()))} to {percent(max(shares.values()))} of "
+                      f"OpenAI's. {NOT_COST}")
 
 
 @claim("N7", "An H800 is as fast as an H100, with worse memory.", "Read the data sheets.")
@@ -416,19 +419,19 @@ def like_its_size(e, entry):
                     + ", ".join(f"{count / 1e9:.1f} GB at batch {batch}" for batch, count in steps.items()))
     model, batches = e.experts
     entry.figure += f". Timed, {model}'s experts: " + "; ".join(
-        f"{tokens_of(n)}, {times(gain(moe, small))} dense of active size, {percent(gain(moe, large))} of dense of total size"
-        for n, moe, small, large in batches)
+        f"{tokens_of(n)}, {times(gain(moe, small))} dense of active size, {percent(gain(moe, large))} of dense of "
+        "total size" for n, moe, small, large in batches)
     as_large = [n for n, moe, _, large in batches if not faster(gain(large, moe))]
     if len(as_large) == len(batches):
         return HOLDS, "At every batch timed, experts take as long as the dense FFN of all of them."
     memory = f"memory is meant, since all {billions(stored)} must be held"
     if as_large:
-        return ONLY_IF, (f"{memory}; or batches of {', '.join(map(str, as_large))}, where experts take as long as the dense "
-                         "FFN of all of them.")
+        return ONLY_IF, (f"{memory}; or batches of {', '.join(map(str, as_large))}, where experts take as long as the "
+                         "dense FFN of all of them.")
     n, moe, small, large = batches[-1]
     return ONLY_IF, (f"{memory}. It is not so in FLOPs; in time it goes by the batch: at {tokens_of(n)} experts take "
-                     f"{times(gain(moe, small))} dense of active size, yet {percent(gain(moe, large))} of dense of total "
-                     "size.")
+                     f"{times(gain(moe, small))} dense of active size, yet {percent(gain(moe, large))} of dense of "
+                     "total size.")
 
 
 @claim("N9", "R1 against o1 hangs on how long each thinks.",
@@ -436,7 +439,8 @@ def like_its_size(e, entry):
 def thinking_length(e, entry):
     entry.figure = (f"R1, whose shape is V3's: a token's FLOPs have doubled at "
                     f"{e.account(V3, 'context_of_equal_flops/own_weights'):,.0f} cached tokens")
-    return BY_TOOL, "What a token takes R1 is computed here; how many tokens o1 thinks, and what one takes it, is not public."
+    return BY_TOOL, ("What a token takes R1 is computed here; how many tokens o1 thinks, and what one takes it, is not "
+                     "public.")
 
 
 @claim("N10", "Price does not map one to one to cost.",
@@ -467,9 +471,10 @@ def workarounds(e, entry):
         return HOLDS, "V3 uses more of its hardware than a dense model of the same makers did."
     if used[V3] > used[V2] * (1 + NEAR):
         return ONLY_IF, (f"V2 is what it is compared with: V3's utilisation is {times(used[V3] / used[V2])} V2's, but "
-                         f"{times(used[V3] / used[DENSE_67B])} that of a dense model of the same makers. Beside that one, "
-                         f"what made V3 cheaper are {times(flops)} fewer FLOPs a token.")
-    return NOT_HERE, f"V3's utilisation is no higher than V2's; its FLOPs a token are {times(flops)} fewer than a dense model's."
+                         f"{times(used[V3] / used[DENSE_67B])} that of a dense model of the same makers. Beside that "
+                         f"one, what made V3 cheaper are {times(flops)} fewer FLOPs a token.")
+    return NOT_HERE, (f"V3's utilisation is no higher than V2's; its FLOPs a token are {times(flops)} fewer than a "
+                      "dense model's.")
 
 
 # ---- Published figures
@@ -510,7 +515,8 @@ def training_of_deepseek(e, entry):
 def training_of_qwen(e, entry):
     entry.cite("training_72b")
     layers, head, attention, whole = training_parts(e, QWEN_72B)
-    entry.figure = f"{layers:.1f} (layers) + {head:.1f} (head) + {attention:.1f} (attention) = {whole:.1f} GFLOP a token"
+    entry.figure = (f"{layers:.1f} (layers) + {head:.1f} (head) + {attention:.1f} (attention) = {whole:.1f} GFLOP a "
+                    "token")
     if round(whole) == e["training_72b"]:
         return HOLDS, "It follows."
     if layers > e["training_72b"]:
@@ -556,14 +562,15 @@ def second_token(e, entry):
     accepted = [1 + e[name] for name in ("mtp_acceptance_low", "mtp_acceptance_high")]
     factors = {"experts chosen independently": e.account(V3, "mtp_bytes_factor/overlap_by_chance"),
                "neighbours sharing experts as measured on text": e.account(V3, "mtp_bytes_factor/overlap_38_percent")}
-    entry.figure = "; ".join(f"{name}: {factor:.3f}x the bytes, {accepted[0] / factor:.2f} to {accepted[1] / factor:.2f}x "
-                             "the tokens/s" for name, factor in factors.items())
+    entry.figure = "; ".join(f"{name}: {factor:.3f}x the bytes, {accepted[0] / factor:.2f} to "
+                             f"{accepted[1] / factor:.2f}x the tokens/s" for name, factor in factors.items())
     best = accepted[1] / min(factors.values())
     if best >= e["mtp_speed"]:
         return HOLDS, "It does even where bytes bound a single sequence."
     if accepted[1] >= e["mtp_speed"]:
-        return ONLY_IF, ("a second token adds next to no time to a step, as where all experts are read anyway. One sequence "
-                         f"bound by bytes gains {times(best)} at the most: its second token wants experts of its own.")
+        return ONLY_IF, ("a second token adds next to no time to a step, as where all experts are read anyway. One "
+                         f"sequence bound by bytes gains {times(best)} at the most: its second token wants experts of "
+                         "its own.")
     return NOT_HERE, "Fewer tokens are accepted than that takes."
 
 
@@ -584,8 +591,8 @@ def compute_bound(e, entry):
     asks = f"asks for {times(own / ridge)} the FLOPs a byte that this machine balances"
     if step > ridge:
         return HOLDS, f"The cache {asks}, and so does the step as timed."
-    return ONLY_IF, (f"most of what is read is cache, as with many sequences or a long context. The cache {asks}, but for one "
-                     f"sequence at {context} tokens weights make a step one of {step:.0f} FLOP a byte.")
+    return ONLY_IF, (f"most of what is read is cache, as with many sequences or a long context. The cache {asks}, but "
+                     f"for one sequence at {context} tokens weights make a step one of {step:.0f} FLOP a byte.")
 
 
 @claim("F8", "Expanding the latents beats absorbing them from {ik_crossover_low} to {ik_crossover_high} on.",
