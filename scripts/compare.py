@@ -182,7 +182,6 @@ def exit_status(comparisons, options):
 
 
 def main(arguments):
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pager may be left early
     options = parse(arguments)
     same = {None: None, "same": True, "other": False}[options.setting]
     try:
@@ -199,4 +198,5 @@ def main(arguments):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pager may be left early
     sys.exit(main(sys.argv[1:]))

@@ -34,8 +34,8 @@ CONTRASTS = (
 
 
 def conclusions(starts, keep=lambda name: True, unnamed=()):
-    """{what: "2.4x (ideal 3.1x)"} for each shape, and where along a key it passes 1; medians over starts. `unnamed`: keys
-    that are left out of the names."""
+    """{what: "2.4x (ideal 3.1x)"} for each shape, and where along a key it passes 1; medians over starts.
+    `unnamed`: keys that are left out of the names."""
     return {title: text for contrast in CONTRASTS for title, text in conclude(starts, contrast, keep, unnamed)}
 
 
