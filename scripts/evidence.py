@@ -125,7 +125,7 @@ class Evidence:
     def __init__(self, result, accounts):
         self._accounts = accounts
         usable = [row for row in result.rows
-                  if row.error is None and row.time > 0 and row.roof > 0 and row.keys.get("threads") == "all"
+                  if row.time > 0 and row.roof > 0 and row.keys.get("threads") == "all"
                   and row.impl == result.context.get("mmb.impl_used")
                   and all(row.keys.get(knob, "0") in ("0", "none") for knob in ("skew", "overlap"))]
         dtypes = [row.dtype for row in usable if row.model != "none"]
