@@ -86,6 +86,7 @@ class Figure:
     subtitle: str = ""
     alt: str = ""
     notes: list = field(default_factory=list)
+    reading: str = ""  # how to read it
     axis: str = ""  # of gains, bars and forests
     panels: list = field(default_factory=list)
     stacked: bool = False  # panels: one above the other, not side by side
@@ -189,7 +190,7 @@ def by_variant(rows, key, counter):
     """{style: [(the key's number, counter)]}"""
     groups = {}
     for row in rows:
-        if counter in row.counters:
+        if row.counters.get(counter, 0) > 0:
             groups.setdefault(VARIANTS.get(row.variant, OWN), []).append(row)
     return {style: sorted((number, row.counters[counter]) for number, row in by_number(some, key).items() if number)
             for style, some in groups.items()}
@@ -228,9 +229,12 @@ def ticks(lines, most=8):
     return chosen[::-1]
 
 
-# ---- The figures. Each fills a Figure from a View, or raises Missing.
+# ---- The figures. Each fills a Figure from a View, or raises Missing; its first words say how to read it.
 
 def dense_equivalent(view, figure):
+    """A model with experts multiplies with few of its parameters but, at larger batches, reads many of them: the line
+    says how large a dense model may be to decode as fast. Near the lower level sparsity costs nothing, near the upper
+    one it saves nothing."""
     figure.title = f"{view.model} decodes as fast as a dense model of how many parameters?"
     context = view.result.context
     ideal, measured = (figures(context.get(f"mmb.dense_equivalent_parameters_{kind}", "")).get(view.model, {})
@@ -255,6 +259,8 @@ def dense_equivalent(view, figure):
 
 
 def claim_card(view, figure):
+    """To the right of 1 the sparse or compressed form is faster than its rival, to the left slower. Open is what the
+    bytes and FLOPs of both allow on this machine, filled what was measured: the gap between them is the kernels'."""
     figure.title = "What MLA and MoE promise on this machine, and what is realised"
     figure.axis = "times faster"
     parts = {"MLA decode": decode_gains(view), "MLA prefill": prefill_gains(view), "experts": expert_gains(view)}
@@ -280,7 +286,7 @@ def nearest(numbers, wanted):
 def gains_of(group, fast, rivals):
     """Of one row against others: those that are there."""
     return [Gain(group, label, slow.ideal_seconds / fast.ideal_seconds, slow.time / fast.time)
-            for label, slow in rivals if slow]
+            for label, slow in rivals if slow and slow.ideal_seconds > 0 and fast.ideal_seconds > 0]
 
 
 def decode_gains(view):
@@ -318,8 +324,10 @@ def expert_gains(view):
 
 
 def roofline(view, figure):
+    """A row cannot rise above the slope, which is memory, nor above the level of its instructions. What is near neither
+    is held back by something else: latency, conversion, or a kernel that could be better."""
     figure.title = f"Roofline of this machine, and the rows of {view.model}"
-    rows = [row for row in view.select() if row.counters["flops"] > 0]
+    rows = [row for row in view.select() if row.counters["gflops"] > 0]
     if not rows:
         raise Missing("no row was timed on all threads", "--threads all")
     bandwidth = float(np.median([row.counters["peak_gbs"] for row in rows]))
@@ -345,6 +353,8 @@ ACCOUNT_CONTEXT = 4096  # of bench_mla account, unless it is told another
 
 
 def kv_cache(view, figure):
+    """What one conversation takes, by the way its keys and values are kept. Where a line meets memory, one user fills
+    the machine; where it is lower, that many more users fit."""
     figure.title = f"KV cache of {view.model} and of its counterfactuals"
     accounts = figures(view.result.context.get("mmb.accounts", ""))
     own = accounts.get(view.model)
@@ -358,12 +368,18 @@ def kv_cache(view, figure):
         if VARIANTS[rival].title not in lacking:
             per_token[VARIANTS[rival]] = accounts[f"{view.model}~{rival}"]["kv_bytes_per_token"]
     contexts = [1 << power for power in range(10, 21)]
-    memory = float(view.result.context["mmb.memory_total_bytes"])
-    lines = [Line(f"{style.title}: {binary(memory / each)}", style, [(context, context * each) for context in contexts])
+    lines = [Line(style.title, style, [(context, context * each) for context in contexts])
              for style, each in per_token.items()]
     figure.panels = [Panel(lines, "tokens in the cache of one sequence", "bytes of all layers, bf16",
-                           levels=[Level(memory, "memory here", "left")], x_ticks=contexts[::2], y_format=byte_number)]
-    figure.notes.append("Beside a name: the tokens whose cache fits into this machine's memory, weights aside.")
+                           x_ticks=contexts[::2], y_format=byte_number)]
+    memory = view.result.context.get("mmb.memory_total_bytes", "unknown")
+    if memory.isdigit():
+        figure.panels[0].levels = [Level(float(memory), "memory here", "left")]
+        for line, each in zip(lines, per_token.values()):
+            line.label += f": {binary(float(memory) / each)}"
+        figure.notes.append("Beside a name: the tokens whose cache fits into this machine's memory, weights aside.")
+    else:
+        figure.notes.append("Not in the file: how much memory this machine has.")
     if own["kv_bytes_at_context"] != ACCOUNT_CONTEXT * own["kv_bytes_per_token"]:
         figure.notes.append("Sliding windows are not in these lines: beyond its window a layer's cache stops growing.")
     if lacking and MLA in per_token:
@@ -371,6 +387,8 @@ def kv_cache(view, figure):
 
 
 def decode_context(view, figure):
+    """Higher is faster. Every token attends to all before it, so that speed falls with context: for MHA by its bytes,
+    for absorbed MLA by its FLOPs."""
     figure.title = f"Decode speed of {view.model} against context"
     steps = by_variant(view.select(op="decode_step", batch=1), "ctx", "model_tokens_per_second")
     cores = [row for op in ("mla_decode", "attention_decode") for row in view.select(op=op, batch=1, q=1)]
@@ -392,6 +410,8 @@ def decode_context(view, figure):
 
 
 def prefill_prompt(view, figure):
+    """Higher is faster. Absorbed, each new token pays more for each cached one; expanded, the cached latents are paid
+    for once: with many new tokens that wins."""
     figure.title = f"Prefill of {view.model}: absorb the cached latents, or expand them?"
     rows = view.select(op="mla_prefill", batch=1) + view.select(op="attention_prefill", batch=1)
     for past in sorted(by_number(rows, "past")):
@@ -412,6 +432,8 @@ def prefill_prompt(view, figure):
 
 
 def moe_batch(view, figure):
+    """Lower is faster. One token reads few experts; more tokens want other ones, until all are read at every step.
+    Uniform routing is the worst case; skewed routing shares experts."""
     figure.title = f"Experts of one layer of {view.model} against batch"
     routings = {}
     for row in view.rows("moe_experts"):
@@ -454,6 +476,8 @@ PARTS = {  # colour and hatch
 
 
 def token_time(view, figure):
+    """Where the milliseconds of a layer are. What is ideal by bytes and FLOPs stands below what was measured; the
+    longest part is the one worth improving."""
     figure.title = f"Where the time of a token goes: one decoder layer of {view.model}"
     figure.axis = "time per token"
     longer = []
@@ -496,6 +520,8 @@ MOST_GAINS = 20
 
 
 def thread_scaling(view, figure):
+    """Memory is shared: what it bounds gains less from threads than what arithmetic bounds. The open mark is the gain
+    that this machine's measured peaks allow."""
     count = view.result.context["mmb.threads_all"]
     figure.title = f"{view.model}: one thread, and all {count}"
     figure.axis = f"times faster on {count} threads than on one"
@@ -523,7 +549,7 @@ FIGURES = {function.__name__: function for function in (
 
 def figure_of(name, view):
     """One of FIGURES; where the rows are missing, a note in its place."""
-    figure = Figure(name, subtitle=view.subtitle)
+    figure = Figure(name, subtitle=view.subtitle, reading=" ".join(FIGURES[name].__doc__.split()))
     try:
         FIGURES[name](view, figure)
     except Missing as missing:
@@ -541,7 +567,9 @@ MOST_FORESTS = 40
 def forest_of(comparison, name):
     base, new = comparison.base.name, comparison.new.name
     figure = Figure(name, f"Time of {new} over time of {base}", axis=f"time of {new} / time of {base}",
-                    subtitle="Below 1 the later one is faster. Dots: measured; lines: 95 % intervals; grey: noise.")
+                    subtitle="Below 1 the later one is faster. Dots: measured; lines: 95 % intervals; grey: noise.",
+                    reading="Each dot is a row that both files have. A line that crosses the grey says nothing; a "
+                            "diamond at 1 means that the two machines' peaks explain the difference.")
     rows = [row for row in comparison.rows if row.ratio]
     far = {row.name for row in sorted(rows, key=lambda row: -abs(math.log(row.ratio)))[:MOST_FORESTS]}
     figure.forest = [Forest(short_name(row.name), row.ratio, row.low, row.high, row.floor, row.left_ratio)

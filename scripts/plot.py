@@ -359,10 +359,14 @@ def write(figures, folder):
     (folder / "figures.json").write_text(json.dumps(words, indent=1) + "\n", encoding="utf-8")
 
 
-def forests(paths):
-    """How each of the others compares with the first."""
+def compared(paths):
+    """The first file with each of the others."""
     base, *others = map(load_side, paths)
-    return [forest_of(compare(base, other), "forest" + f"_{at}" * (at > 1)) for at, other in enumerate(others, 1)]
+    return [compare(base, other) for other in others]
+
+
+def forests(comparisons):
+    return [forest_of(comparison, "forest" + f"_{at}" * (at > 1)) for at, comparison in enumerate(comparisons, 1)]
 
 
 def main(arguments=None):
@@ -385,7 +389,7 @@ def main(arguments=None):
             folder = out / pathlib.Path(file).stem if len(options.files) > 1 else out
             drawn[folder] = [figure_of(name, view) for name in FIGURES if name in only]
         if len(options.files) > 1 and "forest" in only:
-            drawn[out] = forests(options.files)
+            drawn[out] = forests(compared(options.files))
         for folder, figures in drawn.items():
             write(figures, folder)
             print(f"{folder}: {', '.join(figure.name for figure in figures if figure.drawn)}")
