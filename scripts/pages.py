@@ -161,7 +161,7 @@ def write_plain(comparisons, out):
 
 def write_md(comparisons, out):
     def escaped(text):
-        return "".join("\\" + c if c in "|~*_<" else c for c in text)
+        return "".join("\\" + c if c in "|~*<" else c for c in text)
 
     for part in page(comparisons):
         if isinstance(part, Heading):

@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import re
+import statistics
 import sys
 from dataclasses import dataclass, field
 
@@ -42,7 +43,7 @@ class Row:
         self.op, self.algo, self.dtype, self.impl, self.model, *keys = self.name.split("/")
         self.keys = dict(key.split(":", 1) for key in keys)
 
-    @property
+    @functools.cached_property
     def time(self):
         return float(np.median(self.seconds)) if len(self.seconds) else math.nan
 
@@ -166,7 +167,7 @@ def _row(name, entries):
         return Row(name, label, error=error, entries=entries)
     counters = {key for entry in entries for key, value in entry.items()
                 if key not in _GOOGLE and isinstance(value, (int, float))}
-    medians = {key: float(np.median([entry[key] for entry in entries if key in entry])) for key in sorted(counters)}
+    medians = {key: statistics.median(entry[key] for entry in entries if key in entry) for key in sorted(counters)}
     seconds = np.array([entry["real_time"] for entry in entries]) * 1e-6  # the schema has microseconds only
     return Row(name, label, seconds, medians, entries=entries)
 
