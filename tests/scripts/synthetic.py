@@ -10,8 +10,9 @@ CONTEXT = {
     "date": "2026-11-01T12:00:00+0000", "host_name": "host", "executable": "bench_mla", "num_cpus": 8,
     "mhz_per_cpu": 3000, "cpu_scaling_enabled": False, "caches": [], "load_avg": [0.1], "library_build_type": "release",
     "mmb.schema_version": "1", "mmb.alias": "none", "mmb.profile": "quick", "mmb.seed": "1",
-    "mmb.argv": "bench_mla run", "mmb.cpu_model": "Abacus 9000", "mmb.cpu_vendor": "Abacus", "mmb.impl_used": "avx2", "mmb.threads_all": "8",
-    "mmb.cores_allowed": "8", "mmb.arena_bytes": "1073741824", "mmb.skipped": "", "mmb.warnings": "",
+    "mmb.argv": "bench_mla run", "mmb.cpu_model": "Abacus 9000", "mmb.cpu_vendor": "Abacus",
+    "mmb.impl_used": "avx2", "mmb.threads_all": "8", "mmb.cores_allowed": "8", "mmb.arena_bytes": "1073741824",
+    "mmb.skipped": "", "mmb.warnings": "",
     "mmb.models": "DeepSeek-V3: hidden_size 7168 num_hidden_layers 61", "mmb.build_git_dirty": "no",
     "mmb.build_compiler": "GCC 12.2.0", "mmb.load_before": "0.1", "mmb.canary_gbs_before": "100",
     "mmb.canary_gbs_after": "100", "mmb.canary_gflops_before": "500", "mmb.canary_gflops_after": "500",
@@ -31,7 +32,8 @@ def entries(name, seconds, **counters):
         outcome = {"error_occurred": True, "error_message": error}
     return [{"name": name, "family_index": 0, "per_family_instance_index": 0, "run_name": name, "run_type": "iteration",
              "repetitions": len(seconds), "repetition_index": i, "threads": 1, "iterations": 10,
-             "real_time": 1e6 * time, "cpu_time": 1e6 * time, "time_unit": "us", **outcome} for i, time in enumerate(seconds)]
+             "real_time": 1e6 * time, "cpu_time": 1e6 * time, "time_unit": "us", **outcome}
+            for i, time in enumerate(seconds)]
 
 
 def document(rows, **context):

@@ -1,6 +1,7 @@
 import csv
 import html.parser
 import io
+import json
 import math
 import re
 import sys
@@ -63,7 +64,8 @@ def test_holm():
 
 @pytest.mark.parametrize("low, high, floor, expected", [
     (0.04, 0.09, 0.03, "SLOWER"), (-0.09, -0.04, 0.03, "FASTER"), (-0.01, 0.02, 0.03, "SAME"),
-    (0.01, 0.05, 0.03, "UNCLEAR"), (0.04, 0.09, 0.05, "UNCLEAR"), (-0.08, 0.08, 0.2, "UNCLEAR"),
+    (0.01, 0.05, 0.03, "UNCLEAR"), (0.04, 0.09, 0.05, "UNCLEAR"), (-0.08, 0.02, 0.2, "UNCLEAR"),
+    (-0.02, 0.08, 0.2, "UNCLEAR"),
 ])
 def test_verdicts(low, high, floor, expected):
     assert comparison.verdict(low, high, floor) == expected
@@ -215,12 +217,13 @@ def test_of_single_files_only_a_row_far_from_the_others_stands_out():
     rng = np.random.default_rng(9)
     standing = total = 0
     for pair in range(200):
-        base, new = starts_of_a_machine(rng, len(NAMES), starts=1, sigma=0.03)
+        sigma = (0.03, 0.15)[pair % 2]
+        base, new = starts_of_a_machine(rng, len(NAMES), starts=1, sigma=sigma)
         rows = comparison.compare(side(base), side(new + rng.normal(0, 0.2))).rows  # all rows, on another day
         standing += sum(row.stands_out for row in rows)
         total += len(rows)
         assert {row.verdict for row in rows} == {"UNCLEAR"}
-        new[3] += math.log(2)
+        new[3] += 50 * sigma
         assert comparison.compare(side(base), side(new)).rows[3].stands_out
     assert standing < 0.01 * total
 
@@ -397,6 +400,15 @@ def test_folders_of_starts_are_compared(pair, capsys):
     assert re.search(rf"{NAMES[1]} .* SLOWER", out) and f"SLOWER: {NAMES[1]}: +" in out
     assert re.search(rf"{NAMES[0]} .* SAME", out)
     assert "3 rows in both: 1 SLOWER, 2 SAME." in out
+
+
+def test_the_starts_of_a_folder_are_in_the_order_of_their_dates(tmp_path):
+    for name, hour in (("b", 1), ("a", 2), ("c", 3)):
+        synthetic.write(tmp_path / f"{name}.json", {NAMES[0]: [hour]})
+        document = results.read_json(tmp_path / f"{name}.json")
+        document["context"]["date"] = f"2026-11-01T0{hour}:00:00+0000"
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    assert [start.rows[0].time for start in comparison.load_side(tmp_path).starts] == pytest.approx([1, 2, 3])
 
 
 def test_timing_is_a_gate_only_when_asked(pair, capsys):
