@@ -57,7 +57,7 @@ NOTE_CHARACTERS, NOTE_LINE = 112, 0.17
 STYLE = {
     "font.size": TEXT, "axes.labelsize": TEXT, "xtick.labelsize": SMALL, "ytick.labelsize": SMALL,
     "legend.fontsize": SMALL, "axes.spines.top": False, "axes.spines.right": False, "hatch.linewidth": 0.6,
-    "svg.fonttype": "none", "svg.hashsalt": "mmb",
+    "svg.fonttype": "none", "svg.hashsalt": "mmb", "text.parse_math": False,
 }
 
 

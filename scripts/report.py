@@ -65,13 +65,8 @@ def command_options(result):
     """What a row's command needs of the run's own: models that are files, the seed, the memory."""
     words = [word for argument in result.context["mmb.argv"].split() for word in argument.split("=", 1)]
     kept = [(flag, value) for flag, value in zip(words, words[1:])
-            if flag in ("--profile", "--seed", "--memory") or flag == "--model" and re.search(r"[./]", value)]
+            if flag in ("--profile", "--seed", "--memory") or flag == "--model" and re.search(r"/|\.json", value)]
     return " ".join(f"{flag} {shlex.quote(value)}" for flag, value in kept)
-
-
-def row_command(result, row):
-    """The one that runs it again alone."""
-    return f"bench_mla run --row {shlex.quote(row.name)} {command_options(result)}".rstrip()
 
 
 # Of the context: shown elsewhere, or not for reading.
