@@ -633,7 +633,8 @@ def test_programs_are_started_by_turns(tmp_path, capsys):
 def test_a_program_that_fails_is_one_sentence_and_status_2(tmp_path, capsys):
     good = synthetic.program(tmp_path / "good", tmp_path / "log", 1.0, sys.executable)
     bad = synthetic.program(tmp_path / "bad", tmp_path / "log", 1.0, sys.executable, status=3)
-    for second, expected in ((bad, "got exit status 3"), (tmp_path / "none", "No such file")):
+    for second, expected in ((bad, "got exit status 3"), (tmp_path / "none", "No such file"),
+                             ("true", "got exit status 0: it said nothing")):
         assert run("--run", good, second, "--into", tmp_path / f"starts {expected}") == 2
         assert expected in capsys.readouterr().err.splitlines()[-1]
 
