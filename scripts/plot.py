@@ -320,15 +320,15 @@ def draw(figure, theme):
     return Sheet(figure, theme, 0.1).canvas  # the notes are all there is
 
 
-def render(figure, theme, form):
-    """The bytes of a picture, SVG or PNG."""
-    stream = io.BytesIO()
+def render(figure, theme):
+    """A picture as SVG, a text, and as PNG, bytes."""
+    svg, png = io.StringIO(), io.BytesIO()
     with plt.rc_context(STYLE):
         canvas = draw(figure, theme)
-        canvas.savefig(stream, format=form, dpi=200,
-                       metadata={"Date": None} if form == "svg" else {"Description": figure.alt})
+        canvas.savefig(svg, format="svg", metadata={"Date": None})
+        canvas.savefig(png, format="png", dpi=200, metadata={"Description": figure.alt})
         plt.close(canvas)
-    return described(stream.getvalue().decode(), figure).encode() if form == "svg" else stream.getvalue()
+    return described(svg.getvalue(), figure), png.getvalue()
 
 
 def described(svg, figure):
@@ -348,15 +348,20 @@ def figures_folder(path):
 
 
 def write(figures, folder):
-    """Every figure as NAME-light.svg, NAME-light.png and the same in dark; their words and data in figures.json."""
+    """Every figure as NAME-light.svg, NAME-light.png and the same in dark; their words and data in figures.json. Gives
+    {name: the SVG on light paper}."""
     folder.mkdir(parents=True, exist_ok=True)
+    pictures = {}
     for figure in figures:
-        for theme in (LIGHT, DARK):
-            for form in ("svg", "png"):
-                (folder / f"{figure.name}-{theme.name}.{form}").write_bytes(render(figure, theme, form))
+        for theme in (DARK, LIGHT):
+            svg, png = render(figure, theme)
+            (folder / f"{figure.name}-{theme.name}.svg").write_text(svg, encoding="utf-8")
+            (folder / f"{figure.name}-{theme.name}.png").write_bytes(png)
+            pictures[figure.name] = svg  # the last is the one on light paper
     words = [{"name": figure.name, "title": figure.title, "alt": figure.alt, "notes": figure.notes,
               "drawn": figure.drawn, "data": figure.data} for figure in figures]
     (folder / "figures.json").write_text(json.dumps(words, indent=1) + "\n", encoding="utf-8")
+    return pictures
 
 
 def compared(paths):

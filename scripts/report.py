@@ -9,6 +9,7 @@ Of several files the page begins with how the others compare with the first."""
 import argparse
 import base64
 import dataclasses
+import functools
 import gzip
 import pathlib
 import re
@@ -128,7 +129,7 @@ class Section:
         return ["", *self.models], [[field, *(f"{shape[field]:.0f}" if field in shape else "" for shape in
                                               self.models.values())] for field in fields]
 
-    @property
+    @functools.cached_property
     def packed(self):
         """The file, as it is."""
         return base64.b64encode(gzip.compress(pathlib.Path(self.result.path).read_bytes(), 9, mtime=0)).decode()
@@ -136,9 +137,8 @@ class Section:
 
 # ---- The page
 
-def inline(figure):
-    """The picture for the page, in the page's colours."""
-    svg = plot.render(figure, plot.LIGHT, "svg").decode()
+def inline(svg):
+    """A picture on light paper as a part of the page, in the page's colours."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg"):], flags=re.S)
     colors = {plot.LIGHT.paper: "paper", plot.LIGHT.ink: "ink", plot.LIGHT.muted: "muted", plot.LIGHT.grid: "grid",
               results.BLUE.lower(): "blue"}
@@ -149,29 +149,28 @@ def environment():
     loader = jinja2.FileSystemLoader(results.HERE)
     made = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
                               undefined=jinja2.StrictUndefined, autoescape=lambda name: name.endswith(".html.j2"))
-    made.filters["inline"] = inline
     made.filters["kind"] = lambda part: type(part).__name__
     made.filters["cell"] = lambda text: re.sub(r"([\\|~*_<>`])", r"\\\1", " ".join(str(text).split()))
     made.filters["source"] = lambda name: Markup((results.HERE / name).read_text(encoding="utf-8"))
     return made
 
 
-def html_of(sections, comparisons):
-    """The page; what does not fit the limit is left out, and the page says so."""
+def html_of(sections, compared, pictures):
+    """The page; what does not fit the limit is left out, and the page says so. `compared`: of each comparison its
+    forest, and what pages.py says of it."""
     template = environment().get_template("report.html.j2")
-    compared = [(forest, list(pages.page_of(comparison)))
-                for forest, comparison in zip(plot.forests(comparisons), comparisons)]
+    pictures = {name: inline(svg) for name, svg in pictures.items()}
     for count in range(len(TOO_MUCH) + 1):
-        page = template.render(sections=sections, compared=compared, columns=COLUMNS, left_out=TOO_MUCH[:count])
+        page = template.render(sections=sections, compared=compared, pictures=pictures, columns=COLUMNS,
+                               left_out=TOO_MUCH[:count])
         if len(page.encode()) < LIMIT:
             return page
     raise Unusable(f"{sections[0].file}: expected a result whose report has less than {LIMIT} bytes")
 
 
-def markdown_of(section, pictures, comparisons):
-    template = environment().get_template("report.md.j2")
-    return template.render(section=section, pictures=pictures, columns=COLUMNS, parts=list(pages.page(comparisons)),
-                           forests=plot.forests(comparisons))
+def markdown_of(section, compared, folder):
+    return environment().get_template("report.md.j2").render(section=section, compared=compared, folder=folder,
+                                                             columns=COLUMNS)
 
 
 def main(arguments=None):
@@ -187,17 +186,17 @@ def main(arguments=None):
         sections = [Section(result, view_of(result, options.model, options.dtype, options.impl), number)
                     for number, result in enumerate(loaded)]
         comparisons = plot.compared(options.files)
+        compared = list(zip(plot.forests(comparisons), (list(pages.page_of(comparison)) for comparison in comparisons)))
         page = pathlib.Path(options.out or pathlib.Path(options.files[0]).with_suffix(".html"))
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(html_of(sections, comparisons), encoding="utf-8")
-        pictures = plot.figures_folder(page)
-        plot.write(sections[0].figures + plot.forests(comparisons), pictures)
-        text = page.with_suffix(".md")
-        text.write_text(markdown_of(sections[0], pictures.name, comparisons), encoding="utf-8")
+        text, folder = page.with_suffix(".md"), plot.figures_folder(page)
+        figures = [figure for section in sections for figure in section.figures] + [forest for forest, _ in compared]
+        pictures = plot.write(figures, folder)
+        page.write_text(html_of(sections, compared, pictures), encoding="utf-8")
+        text.write_text(markdown_of(sections[0], compared, folder.name), encoding="utf-8")
     except (Unusable, OSError) as problem:
         print(f"report.py: {problem}", file=sys.stderr)
         return 2
-    print(f"report   {page}\n         {text}\nfigures  {pictures}/")
+    print(f"report   {page}\n         {text}\nfigures  {folder}/")
     return 0
 
 
