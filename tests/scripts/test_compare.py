@@ -249,6 +249,7 @@ def test_another_machine_is_explained_by_its_peaks():
         assert row.bound == "memory"
     text = plain(made)
     assert "1.71x" in text and "1.62x memory" in text and "1.06x" in text
+    assert re.search(r"1\.6\dx \.\. 1\.7\dx", text)  # the slower end first
     assert "another cpu_model: Abacus 9000 against Bicus 1" in text
 
 
