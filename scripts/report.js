@@ -3,24 +3,25 @@
 
 const UNITS = { ns: 1e-9, us: 1e-6, ms: 1e-3, s: 1, k: 1e3, M: 1e6, G: 1e9, T: 1e12, P: 1e15 };
 
-// "3.51 ms", "1.23k", "98%", "1.71x"; what is no number comes last.
+// Of "3.51 ms", "1.23k", "98%", "1.71x"; NaN of what is no number.
 function number(text) {
-  const found = /^([-+]?[\d.,]+(?:e[-+]?\d+)?)\s*(\S*)/.exec(text.trim());
-  return found ? parseFloat(found[1].replaceAll(",", "")) * (UNITS[found[2]] ?? 1) : Infinity;
+  const found = /^([-+]?\d[\d.,]*(?:e[-+]?\d+)?)\s*(\S*)/.exec(text);
+  return found ? parseFloat(found[1].replaceAll(",", "")) * (UNITS[found[2]] ?? 1) : NaN;
 }
 
+// A column whose words are mostly numbers is sorted by them, and what is none comes last.
 function sort(table, heading) {
-  const at = heading.cellIndex, numeric = heading.classList.contains("number");
   const up = heading.getAttribute("aria-sort") !== "ascending";
-  const key = row => (numeric ? number(row.cells[at].textContent) : row.cells[at].textContent);
-  const keyed = [...table.tBodies[0].rows].map(row => [key(row), row]);
-  keyed.sort(([a], [b]) => {
-    if (!numeric) return (up ? 1 : -1) * a.localeCompare(b, "en", { numeric: true });
-    if (a === b) return 0;
-    if (a === Infinity || b === Infinity) return a === Infinity ? 1 : -1;
-    return up ? a - b : b - a;
+  const keyed = [...table.tBodies[0].rows].map(row => {
+    const text = row.cells[heading.cellIndex].textContent.trim();
+    return { row, text, value: number(text) };
   });
-  table.tBodies[0].append(...keyed.map(([, row]) => row));
+  const words = keyed.filter(({ text }) => text && text !== "-");
+  if (words.filter(({ value }) => !isNaN(value)).length > words.length / 2)
+    keyed.sort((a, b) => isNaN(a.value) - isNaN(b.value) || (up ? a.value - b.value : b.value - a.value));
+  else
+    keyed.sort((a, b) => (up ? 1 : -1) * a.text.localeCompare(b.text, "en", { numeric: true }));
+  table.tBodies[0].append(...keyed.map(({ row }) => row));
   for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
   heading.setAttribute("aria-sort", up ? "ascending" : "descending");
 }

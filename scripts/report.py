@@ -35,18 +35,18 @@ TOO_MUCH = ("figures of the later files", "JSON", "rows")
 
 # ---- One file
 
-COLUMNS = (  # title, what it means, kind of its values
-    ("row", "op/algo/type/level/model/shape/threads", "text"),
-    ("time", "median of the repetitions, per iteration", "number"),
-    ("tokens/s", "of this operation or layer alone, not of the model", "number"),
-    ("GFLOP/s", "", "number"),
-    ("GB/s", "", "number"),
-    ("% of ideal", "ideal time over measured time", "number"),
-    ("bound", "which of the two times is the ideal", "text"),
-    ("data", "cold: weights and caches come from memory", "text"),
-    ("instructions", "whose peak the ideal goes by", "text"),
-    ("vs best", "time over the fastest form of the same work in this run", "number"),
-)
+COLUMNS = {  # and what they mean, where that does not say it
+    "row": "op/algo/type/level/model/shape/threads",
+    "time": "of one iteration, the median of the repetitions",
+    "tokens/s": "of this operation or layer alone, not of the model",
+    "GFLOP/s": "",
+    "GB/s": "",
+    "% of ideal": "ideal time over measured time",
+    "bound": "what the ideal time is of",
+    "data": "cold: weights and caches come from memory",
+    "instructions": "whose peak the ideal goes by",
+    "vs best": "time over that of the fastest form of the same work in this run",
+}
 
 
 def cells(row):
@@ -111,7 +111,7 @@ class Section:
         memory = self.context.get("memory_total_bytes", "unknown")
         memory = f", {short_number(float(memory))}B of memory" if memory.isdigit() else ""
         return (f"{self.context['cpu_model']}, {self.context['threads_all']} threads{memory}; "
-                f"{self.context['impl_used']} kernels; measured {self.context['date'][:16].replace('T', ' ')}")
+                f"{self.view.impl} kernels; measured {self.context['date'][:16].replace('T', ' ')}")
 
     @property
     def warnings(self):
