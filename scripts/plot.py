@@ -213,7 +213,7 @@ def ratio_axis(axes, values, margin, label):
     axes.set_xscale("log")
     low, high = min(values) / margin, max(values) * margin
     axes.set_xlim(low, high)
-    steps = (1, 2, 5) if high / low < 200 else (1, 3)
+    steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if high / low < 4 else (1, 2, 5) if high / low < 200 else (1, 3)
     ticks = [step * 10.0 ** power for power in range(-6, 7) for step in steps]
     axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
     axes.xaxis.set_minor_locator(NullLocator())
