@@ -47,7 +47,7 @@ def rows():
             made[name("moe_experts", "grouped", f"tokens:{tokens}/routing:{routing}")] = (
                 [4e-3 * touched / 8], {"roof": 1, "experts_touched": touched, "bytes_weights": EXPERTS * touched / 8})
         for form, seconds, roof in (("~dense_active", 4e-3, 0.5), ("~dense_total", 0.1, 1)):
-            made[name("dense_ffn", "panels", f"tokens:{tokens}/intermediate_size:9", form)] = ([seconds], {"roof": roof})
+            made[name("dense_ffn", "panels", f"tokens:{tokens}/intermediate_size:9", form)] = [seconds], {"roof": roof}
     made[name("mla_project", "panels", "batch:1/q:1")] = ([3e-3], {"bytes_weights": PROJECT})
     made[name("moe_router", "topk", "tokens:1")] = ([1e-3], {"bytes_weights": ROUTER})
     made[name("linear", "panels", "tokens:1/in_features:2/out_features:3")] = ([9e-3], {"bytes_weights": PRODUCT / 5})
