@@ -26,6 +26,7 @@ struct Flags {
 struct AccountFlags {
   std::string context = "4096", batch = "1", dtype = "bf16", cache_dtype = "bf16", format = "table", machine,
               usd_per_hour;
+  bool details = false;
 };
 
 void add_selection_flags(CLI::App& command, Flags& flags) {
@@ -112,8 +113,18 @@ std::string skipped_fact(const Suite& suite) {
   return text;
 }
 
-// The dimensions of every model that the rows name.
-std::string models_fact(Suite& suite) {
+// Every model that the rows name.
+std::vector<Model> models(Suite& suite) {
+  std::set<std::string> names;
+  for (const Row& row : suite.rows()) names.insert(row.name.model);
+  names.erase(no_model().name);
+  std::vector<Model> all;
+  for (const std::string& name : names) all.push_back(suite.model(name));
+  return all;
+}
+
+// Their dimensions.
+std::string models_fact(const std::vector<Model>& models) {
   static constexpr std::pair<const char*, int64_t Model::*> kFields[] = {
       {"hidden_size", &Model::hidden_size},
       {"num_hidden_layers", &Model::num_hidden_layers},
@@ -131,17 +142,37 @@ std::string models_fact(Suite& suite) {
       {"num_experts_per_tok", &Model::num_experts_per_tok},
       {"shared_expert_intermediate_size", &Model::shared_expert_intermediate_size},
   };
-  std::set<std::string> names;
-  for (const Row& row : suite.rows()) names.insert(row.name.model);
-  names.erase(no_model().name);
   std::string text;
-  for (const std::string& name : names) {
-    const Model model = suite.model(name);
-    text += (text.empty() ? "" : "; ") + name + ":";
+  for (const Model& model : models) {
+    text += (text.empty() ? "" : "; ") + model.name + ":";
     for (const auto& [field, member] : kFields)
       if (model.*member) text += std::string(" ") + field + " " + std::to_string(model.*member);
   }
   return text;
+}
+
+// Their accounts, at the defaults of `bench_mla account`; of a config without what an account asks for, none.
+std::string accounts_fact(const std::vector<Model>& models) {
+  std::vector<Account> accounts;
+  for (const Model& model : models) try {
+      accounts.push_back(account(model));
+    } catch (const Error&) {
+    }
+  return account_fact(accounts);
+}
+
+// With details, the dense bundled models are the rivals.
+std::vector<Account> accounts_of(const std::vector<std::string>& specs, const AccountOptions& options, bool details) {
+  std::vector<Model> rivals;
+  for (const std::string& name : details ? bundled_models() : std::vector<std::string>())
+    if (Model model = load_model(name); model.moe_layers() == 0) rivals.push_back(std::move(model));
+  std::vector<Account> accounts;
+  for (const std::string& spec : specs) {
+    const Model model = load_model(spec);
+    accounts.push_back(account(model, options));
+    if (details) accounts.back().details = account_details(model, rivals);
+  }
+  return accounts;
 }
 
 int run(const Flags& flags, const std::vector<std::string>& command_line,
@@ -163,12 +194,21 @@ int run(const Flags& flags, const std::vector<std::string>& command_line,
                                 machines);
   context["mmb.arena_bytes"] = std::to_string(suite.arena_bytes());
   context["mmb.skipped"] = skipped_fact(suite);
-  context["mmb.models"] = models_fact(suite);
+  const std::vector<Model> timed = models(suite);
+  context["mmb.models"] = models_fact(timed);
+  context["mmb.accounts"] = accounts_fact(timed);
+  context["mmb.bundled_accounts"] = account_fact(accounts_of(bundled_models(), {}, /*details=*/true));
   Reporter reporter(suite, flags.out.empty() ? default_file() : flags.out, header(context, best));
   reporter.set_context(context);
   suite.register_rows(!given(google_flags, "--benchmark_min_time"), !given(google_flags, "--benchmark_repetitions"));
   benchmark::RunSpecifiedBenchmarks(&reporter);
-  if (!interrupted()) finish_context(context, best, suite.measure_machine(Threads::all, best.impl));
+  std::ostringstream verdict;
+  if (!interrupted()) {
+    finish_context(context, best, suite.measure_machine(Threads::all, best.impl));
+    print_verdict(suite, reporter.results(), price, verdict);
+    context["mmb.verdict"] = verdict.str();
+    context.merge(dense_equivalents(suite, reporter.results()));
+  }
   reporter.set_context(context);
   reporter.write();
 
@@ -178,7 +218,7 @@ int run(const Flags& flags, const std::vector<std::string>& command_line,
     std::cerr << "bench_mla: interrupted: the file holds the rows that finished\n";
     return 128 + interrupted();
   }
-  print_verdict(suite, reporter.results(), price, isatty(STDOUT_FILENO) ? std::cout : std::cerr);
+  (isatty(STDOUT_FILENO) ? std::cout : std::cerr) << verdict.str();
   if (reporter.wrong() == 0) return 0;
   std::cerr << "bench_mla: " << reporter.wrong() << " of " << reporter.results().size()
             << " rows gave a wrong result\n";
@@ -246,9 +286,8 @@ int print_account(const Flags& flags, const AccountFlags& account_flags) {
         std::cout << bounds_in_words(load_model(spec), machine, options.batch, options.context, dtype);
     return 0;
   }
-  std::vector<Account> accounts;
-  for (const std::string& spec : flags.models.empty() ? bundled_models() : parse_words("--model", flags.models))
-    accounts.push_back(account(load_model(spec), options));
+  const std::vector<Account> accounts = accounts_of(
+      flags.models.empty() ? bundled_models() : parse_words("--model", flags.models), options, account_flags.details);
   std::cout << (account_flags.format == "json" ? account_json(accounts) : account_table(accounts));
   return 0;
 }
@@ -345,6 +384,9 @@ int main(std::vector<std::string> arguments) {
                               "bench/machines");
   account_command->add_option("--usd-per-hour", account_flags.usd_per_hour, "what that machine costs");
   account_command->add_option("--format", account_flags.format, "table or json")->capture_default_str();
+  account_command->add_flag(
+      "--details", account_flags.details,
+      "more figures: by batch, by bits, by part; where models are equal; each names what it is at");
 
   try {
     std::reverse(arguments.begin(), arguments.end());  // the order that CLI11 takes a vector in
