@@ -65,7 +65,7 @@ Selection selection_of(const Flags& flags) {
   if (!flags.dtypes.empty())
     selection.dtypes = parse_dtypes(flags.dtypes);
   else if (selection.profile == Profile::smoke)
-    selection.dtypes = {kWeightTypes.begin(), kWeightTypes.end()};
+    selection.dtypes = {kPlainTypes.begin(), kPlainTypes.end()};
   else if (selection.profile == Profile::model)
     selection.dtypes = {DType::bf16, DType::int8};
   if (!flags.threads.empty()) selection.threads = parse_threads(flags.threads);
