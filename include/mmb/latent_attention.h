@@ -22,19 +22,23 @@ namespace mmb {
 //              as its rounding would move every score
 //   int8       R int8, D int8, two f32 scales, one of each part: V3's 584 bytes. A latent is normalized and a rope key is
 //              not: with one scale the larger part would leave the other few of its 255 steps
-// Scales lie at multiples of 4 bytes where R is one (int8: and D), of 2 in general.
+// Scales, and the next row, begin at multiples of 4 bytes.
 struct LatentRow {
   DType dtype;
   int64_t latent, rope;
 
   [[gnu::always_inline]] constexpr int64_t scales() const {  // the byte where they begin
-    return dtype == DType::int8 ? latent + rope : latent;
+    return round_up(dtype == DType::int8 ? latent + rope : latent, 4);
   }
   [[gnu::always_inline]] constexpr int64_t scale_bytes() const {
     return dtype == DType::fp8 ? 4 * ceil_div(latent, kScaleBlock) : dtype == DType::int8 ? 8 : 0;
   }
+  [[gnu::always_inline]] constexpr int64_t fp8_rope() const {  // where it begins
+    return scales() + scale_bytes();
+  }
   [[gnu::always_inline]] constexpr int64_t bytes() const {
-    return (latent + rope) * size_of(dtype) + scale_bytes() + (dtype == DType::fp8 ? rope : 0);
+    if (!is_scaled(dtype)) return (latent + rope) * size_of(dtype);
+    return round_up(scales() + scale_bytes() + (dtype == DType::fp8 ? 2 * rope : 0), 4);
   }
   // Element `index` of the row at `row`, and the row of `latent + rope` values, each scale being what makes the largest of its
   // elements the largest of the type.

@@ -43,7 +43,7 @@ struct ScaledLatents {
     }
     float* rope = out + row.latent;
     if constexpr (kTypeOf<E> == DType::fp8)
-      widen(reinterpret_cast<const bf16*>(from + row.latent + row.scale_bytes()), row.rope, 1, rope);
+      widen(reinterpret_cast<const bf16*>(from + row.fp8_rope()), row.rope, 1, rope);
     else
       widen(latent + row.latent, row.rope, scale(from, 1), rope);
     store(rope + row.rope, Vec{});

@@ -39,8 +39,7 @@ Scale scale_of(const LatentRow& row, int64_t element) {
 
 double LatentRow::at(const void* row, int64_t index) const {
   const auto* bytes = static_cast<const char*>(row);
-  if (dtype == DType::fp8 && index >= latent)
-    return element(bytes + latent + scale_bytes(), DType::bf16, index - latent);
+  if (dtype == DType::fp8 && index >= latent) return element(bytes + fp8_rope(), DType::bf16, index - latent);
   const double value = element(row, dtype, index);
   const Scale scale = scale_of(*this, index);
   if (scale.index < 0) return value;
@@ -63,7 +62,7 @@ void LatentRow::store(const float* values, void* row) const {
     const float unit = scale.index < 0 ? 1 : units[static_cast<size_t>(scale.index)];
     const float value = unit > 0 ? values[i] / unit : 0;
     if (dtype == DType::fp8 && i >= latent)
-      set_element(bytes + latent + scale_bytes(), DType::bf16, i - latent, value);
+      set_element(bytes + fp8_rope(), DType::bf16, i - latent, value);
     else
       set_element(row, dtype, i, value);
   }
@@ -98,15 +97,10 @@ Cost LatentAttention::cost(const Shape& shape, DType dtype, std::string_view alg
 
 namespace {
 
-const LatentAttention::Shape& checked(const LatentAttention::Shape& s, DType dtype) {
+const LatentAttention::Shape& checked(const LatentAttention::Shape& s) {
   MMB_REQUIRE(s.num_attention_heads > 0 && s.kv_lora_rank > 0 && s.qk_rope_head_dim >= 0,
               "latent_attention: heads " << s.num_attention_heads << ", kv_lora_rank " << s.kv_lora_rank
                                          << ", qk_rope_head_dim " << s.qk_rope_head_dim);
-  // The arena holds a valid scale at every second byte.
-  if (is_scaled(dtype))
-    MMB_REQUIRE(s.kv_lora_rank % 2 == 0 && s.qk_rope_head_dim % 2 == 0,
-                "latent_attention in " << mmb::name(dtype) << ": kv_lora_rank " << s.kv_lora_rank
-                                       << ", qk_rope_head_dim " << s.qk_rope_head_dim);
   return s;
 }
 
@@ -124,7 +118,7 @@ double LatentAttention::tolerance(const Shape& shape, std::string_view algo) {
 }
 
 LatentAttention::Problem::Problem(const Shape& shape, DType dtype, std::string_view algo, Arena& arena, uint64_t seed)
-    : shape_(checked(shape, dtype)),
+    : shape_(checked(shape)),
       arena_(arena),
       batch_(shape.batch, shape.new_tokens, shape.context, shape.shortest),
       tolerance_(LatentAttention::tolerance(shape, algo)),
