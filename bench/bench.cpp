@@ -135,6 +135,8 @@ bool Suite::selected(Impl impl) const {
   const auto& some = selection_.impls;
   if (!some.empty()) return std::find(some.begin(), some.end(), impl) != some.end();
   if (op_ == FmaPeak::name && selection_.profile == Profile::full) return impl != Impl::reference && supported(impl);
+  // Beside AVX-512, an op's kernel for integers.
+  if (impl == Impl::avx512vnni && op_ != FmaPeak::name && fastest_impl() == Impl::avx512) return supported(impl);
   return impl == fastest_impl();
 }
 
@@ -288,12 +290,16 @@ void Suite::time(Row& row, benchmark::State& state) {
   state.counters["bound"] = memory_bound(cost, machine);
   state.counters["err"] = row.verification->err;
   // Of the instructions that most of the row's work is for.
-  const bool bf16 = 2 * cost.bf16_flops > cost.flops;
+  const bool bf16 = 2 * cost.bf16_flops > cost.flops, int8 = 2 * cost.int8_flops > cost.flops;
   state.counters["peak_gflops"] = (cost.rounded_flops > 0 ? machine.rounded_flops_per_second
                                    : bf16                 ? machine.bf16_flops_per_second
+                                   : int8                 ? machine.int8_flops_per_second
                                                           : machine.flops_per_second) /
                                   kGiga;
-  state.SetLabel((bf16 ? machine.bf16_class : machine.flops_class) + (row.note.empty() ? "" : "; " + row.note));
+  state.SetLabel((bf16   ? machine.bf16_class
+                  : int8 ? machine.int8_class
+                         : machine.flops_class) +
+                 (row.note.empty() ? "" : "; " + row.note));
   state.counters["peak_gbs"] = machine.bytes_per_second / kGiga;
   rate("gflops", cost.flops * 1e-9);
   rate("gbs", cost.bytes() * 1e-9);

@@ -412,6 +412,7 @@ Context run_context(const RunFacts& run, const std::vector<Machine>& machines) {
     };
     add_flops(machine.flops_class, machine.flops_per_second, machine.flops_extremes);
     add_flops(machine.bf16_class, machine.bf16_flops_per_second, machine.bf16_flops_extremes);
+    add_flops(machine.int8_class, machine.int8_flops_per_second, machine.int8_flops_extremes);
     add_peak(context, "gbs_" + of, machine.bytes_per_second, machine.bytes_extremes);
   }
   for (auto& [key, value] : context) value = printable(value);

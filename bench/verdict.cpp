@@ -87,7 +87,7 @@ class Rows {
   std::optional<double> peak(const std::string& op, const std::string& counter) const {
     double best = 0;
     for (const Result* r : of(op))
-      if (r->name.algo != "tile_bf16" || dtype() == mmb::name(DType::bf16))
+      if (r->name.algo != "tile_int8" && (r->name.algo != "tile_bf16" || dtype() == mmb::name(DType::bf16)))
         best = std::max(best, r->counters.at(counter));
     return best > 0 ? std::optional(best * kGiga) : std::nullopt;
   }

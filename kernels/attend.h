@@ -3,19 +3,14 @@
 // loader, where the rows of the cached tokens come from.
 #pragma once
 
-#include "mmb/sequences.h"
-#include "simd.h"
-#include "team.h"
-#include "tiles.h"
+#include "query_rows.h"
 
 namespace mmb {
 namespace MMB_IMPL {
 namespace {
 
 constexpr int64_t kBlock =
-    kHasTiles ? 192 : 96;                   // tokens that a loader gives at a time: a multiple of every token tile
-constexpr int64_t kPanelRows = 3 * kLanes;  // query rows side by side
-constexpr int kAccumulators = kRegisters * 3 / 4;            // of a register tile
+    kHasTiles ? 192 : 96;  // tokens that a loader gives at a time: a multiple of every token tile
 constexpr int kDotTokens = kAccumulators / kLanes * kLanes;  // a multiple of the tokens that dots meet at once
 constexpr int kStoredTokens =
     kHasTiles && kDotTokens % kTileRows ? 16 * kDotTokens : kDotTokens;  // and of a unit's tile
@@ -37,10 +32,6 @@ struct Block {
   int64_t k_stride, v_stride;  // elements
 };
 
-struct Memory {
-  const char* data;
-  int64_t bytes;
-};
 struct Ahead {
   Memory k, v;
 };
@@ -75,15 +66,6 @@ struct Loader {
   MMB_OP Ahead ahead(int64_t begin, int64_t count) const { return ahead_of(self, begin, count); }
 };
 
-struct Attention {
-  Sequences sequences;
-  int64_t heads, kv_heads, dk, dv;
-  const float* q;  // [N, heads, dk]
-  float scale;
-  float* out;         // [N, heads, dv]
-  int64_t tile_rows;  // at the most: more rows share the cost of a block, but their q and o have to stay in L2
-};
-
 // out for all of it; called by every thread of a team.
 void attention_decode_core(const Attention& attention, const Loader& loader) noexcept;
 
@@ -92,12 +74,6 @@ namespace {
 template <class L>
 MMB_OP void attend(const Attention& attention, L& loader) {
   attention_decode_core(attention, Loader(loader));
-}
-
-// A tile size that keeps q and o within 640 KiB: 128 rows of latent attention, 512 of a dense head.
-MMB_OP int64_t tile_rows_for(int64_t dk, int64_t dv) {
-  const int64_t fit = (int64_t{640} << 10) / 4 / (dk + dv) / kPanelRows * kPanelRows;
-  return fit < kPanelRows ? kPanelRows : fit > 512 ? 512 : fit;
 }
 
 // ---- Loader over a cache of rows in type T. Latent attention's values are the first part of its keys: v == k.

@@ -85,7 +85,7 @@ bool cpu_has_avx512() {
 
 // The state of its tiles is 8 KiB for each thread, which Linux saves for a process that has asked.
 bool cpu_has_amx() {
-  const uint32_t needed = 1u << 24 | 1u << 22;  // AMX-TILE, AMX-BF16
+  const uint32_t needed = 1u << 25 | 1u << 24 | 1u << 22;  // AMX-INT8, AMX-TILE, AMX-BF16
   if ((leaf_7(0).d & needed) != needed || !os_saves(0x60000)) return false;
 #if defined(__linux__)
   constexpr long kRequestPermission = 0x1023, kTileData = 18;

@@ -89,15 +89,27 @@ class Threads {
   int saved_;
 };
 
-// Of a level or class: its instructions, and for bf16 its matrix unit's where it has one.
-std::vector<Probe<FmaPeak>> arithmetic_probes(int threads, Impl impl, Arena& arena) {
-  std::vector<Probe<FmaPeak>> probes;
-  for (const char* algo : {"", "tile_bf16"}) {
-    const Kernel<FmaPeak>* kernel = kernel_of<FmaPeak>(impl, algo);
-    if (kernel) probes.emplace_back(arithmetic(threads, *kernel, arena), *kernel, arena);
+// Of a level or class: its instructions, and its matrix unit's for bf16 and for int8 where it has one.
+struct ArithmeticProbes {
+  std::vector<Probe<FmaPeak>> all;
+
+  ArithmeticProbes(int threads, Impl impl, Arena& arena) {
+    for (const char* algo : {"", "tile_bf16", "tile_int8"}) {
+      const Kernel<FmaPeak>* kernel = kernel_of<FmaPeak>(impl, algo);
+      if (kernel) all.emplace_back(arithmetic(threads, *kernel, arena), *kernel, arena);
+    }
   }
-  return probes;
-}
+  const Probe<FmaPeak>& f32() const { return all.front(); }
+  const Probe<FmaPeak>& bf16() const { return of("tile_bf16"); }
+  const Probe<FmaPeak>& int8() const { return of("tile_int8"); }
+
+ private:
+  const Probe<FmaPeak>& of(std::string_view algo) const {
+    for (const auto& probe : all)
+      if (probe.algo() == algo) return probe;
+    return f32();
+  }
+};
 
 Probe<StreamRead> reading_probe(int threads, Impl impl, Arena& arena) {
   const StreamRead::Shape shape{std::min(int64_t{64 << 20} * threads, arena.bytes() / 4) / 64 * 64, 1};
@@ -108,7 +120,7 @@ Probe<StreamRead> reading_probe(int threads, Impl impl, Arena& arena) {
 }  // namespace
 
 struct Ruler::Probes {
-  std::vector<Probe<FmaPeak>> flops;
+  ArithmeticProbes flops;
   Probe<StreamRead> bytes;
 };
 
@@ -116,7 +128,7 @@ Ruler::Ruler(int threads, Impl impl, Arena& arena)
     : impl_(kernel_of<FmaPeak>(impl) && impl != Impl::reference ? impl : fastest_impl()), threads_(threads) {
   MMB_REQUIRE(threads > 0 && supported(impl), "measure: " << threads << " threads, " << name(impl));
   const Threads on(threads);
-  probes_.reset(new Probes{arithmetic_probes(threads, impl_, arena), reading_probe(threads, impl_, arena)});
+  probes_.reset(new Probes{{threads, impl_, arena}, reading_probe(threads, impl_, arena)});
   burst();
   forget();
 }
@@ -125,21 +137,32 @@ Ruler::~Ruler() = default;
 
 void Ruler::burst() {
   const Threads on(threads_);
-  for (auto& probe : probes_->flops) probe.burst();
+  for (auto& probe : probes_->flops.all) probe.burst();
   probes_->bytes.burst();
 }
 
 void Ruler::forget() {
-  for (auto& probe : probes_->flops) probe.forget();
+  for (auto& probe : probes_->flops.all) probe.forget();
   probes_->bytes.forget();
 }
 
 Machine Ruler::machine() const {
-  const auto &f32 = probes_->flops.front(), &bf16 = probes_->flops.back();
+  const auto &f32 = probes_->flops.f32(), &bf16 = probes_->flops.bf16(), &int8 = probes_->flops.int8();
   const auto& bytes = probes_->bytes;
-  const double rounded = bf16.median() * (bf16.algo() == std::string_view("tile_bf16") ? 3 : 1);
-  return {impl_,          threads_,        f32.median(),     bf16.median(), rounded,    bytes.median(),
-          f32.extremes(), bf16.extremes(), bytes.extremes(), f32.algo(),    bf16.algo()};
+  return {.impl = impl_,
+          .threads = threads_,
+          .flops_per_second = f32.median(),
+          .bf16_flops_per_second = bf16.median(),
+          .rounded_flops_per_second = bf16.median() * (bf16.algo() == std::string_view("tile_bf16") ? 3 : 1),
+          .int8_flops_per_second = int8.median(),
+          .bytes_per_second = bytes.median(),
+          .flops_extremes = f32.extremes(),
+          .bf16_flops_extremes = bf16.extremes(),
+          .int8_flops_extremes = int8.extremes(),
+          .bytes_extremes = bytes.extremes(),
+          .flops_class = f32.algo(),
+          .bf16_class = bf16.algo(),
+          .int8_class = int8.algo()};
 }
 
 Impl fastest_impl() {
@@ -147,18 +170,19 @@ Impl fastest_impl() {
     const Threads on(1);
     Arena unused(64);
     std::vector<Impl> candidates;
-    std::vector<std::vector<Probe<FmaPeak>>> probes;
+    std::vector<ArithmeticProbes> probes;
     for (Impl level : levels()) {
       if (!supported(level)) continue;
       candidates.push_back(level);
-      probes.push_back(arithmetic_probes(1, level, unused));
+      probes.emplace_back(1, level, unused);
     }
     for (int bursts = 0; bursts < 5; ++bursts)
-      for (auto& level : probes) level.back().burst();
+      for (auto& level : probes)
+        for (auto& probe : level.all) probe.burst();
     // The wider of two that are alike: it needs fewer instructions beside the arithmetic.
     size_t best = 0;
     for (size_t i = 1; i < probes.size(); ++i)
-      if (probes[i].back().median() > 0.9 * probes[best].back().median()) best = i;
+      if (probes[i].bf16().median() > 0.9 * probes[best].bf16().median()) best = i;
     return candidates[best];
   }();
   return fastest;
@@ -174,9 +198,9 @@ Machine measure(Ruler& ruler, double seconds) {
 namespace {
 
 double flops_seconds(const Cost& cost, const Machine& machine) {
-  return (cost.flops - cost.bf16_flops) / machine.flops_per_second +
+  return (cost.flops - cost.bf16_flops - cost.int8_flops) / machine.flops_per_second +
          (cost.bf16_flops - cost.rounded_flops) / machine.bf16_flops_per_second +
-         cost.rounded_flops / machine.rounded_flops_per_second;
+         cost.rounded_flops / machine.rounded_flops_per_second + cost.int8_flops / machine.int8_flops_per_second;
 }
 
 double bytes_seconds(const Cost& cost, const Machine& machine) {

@@ -44,6 +44,9 @@ typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef int32_t VecInt __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t VecBits __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t HalfBits __attribute__((vector_size(2 * kLanes)));
+typedef int16_t HalfInt __attribute__((vector_size(2 * kLanes)));
+typedef uint8_t ByteBits __attribute__((vector_size(kLanes)));
+typedef uint8_t Line __attribute__((vector_size(64)));
 
 constexpr int kVecsPerPanel = static_cast<int>(kPanel) / kLanes;
 
@@ -201,11 +204,6 @@ MMB_OP Vec load(const bf16* p) {
   return (Vec)(__builtin_convertvector(half, VecBits) << 16);
 #endif
 }
-MMB_OP Vec load_partial(const bf16* p, int64_t n) {
-  bf16 padded[kLanes] = {};
-  memcpy(padded, p, static_cast<size_t>(2 * n));
-  return load(padded);
-}
 
 // Rounded to nearest, ties to even; NaN does not occur in what kernels store.
 MMB_OP void store(bf16* p, Vec v) {
@@ -266,42 +264,44 @@ MMB_OP void load_columns(const bf16* line, int v, Vec (&columns)[2]) {
   columns[0] = (Vec)(bits << 16);
   columns[1] = (Vec)(bits & 0xffff0000u);
 }
+// Bytes of fp8, each the upper one of 16 bits, as f16: the sign stays, exponent and mantissa move down by one.
+MMB_OP HalfBits fp8_as_f16(HalfBits upper) {
+  return (HalfBits)((HalfInt)upper >> 1) & 0xbf80;
+}
+MMB_OP void mend_nan(HalfBits& x) {
+  x |= (HalfBits)((x & 0x7fff) == 0x3f80) & 0x7e00;
+}
+// Of them, once mended: 2^-8 of the value.
+MMB_OP Vec widen_fp8(HalfBits half) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_cvtph_ps((__m256i)half);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_cvtph_ps((__m128i)half);
+#else
+  const VecBits bits = __builtin_convertvector(half, VecBits), magnitude = (bits & 0x7fffu) << 13;
+  const Vec value = (Vec)magnitude * 0x1p112f;
+  return (Vec)((VecBits)(magnitude >= 0x0f800000u ? (Vec)(magnitude | 0x7f800000u) : value) | (bits & 0x8000u) << 16);
+#endif
+}
 MMB_OP void load_columns(const fp8* line, int v, Vec (&columns)[4]) {
   MMB_UNROLL
   for (int half = 0; half < 2; ++half) {
-    // Pairs of columns: as 16 bits the odd one's byte is the upper. Its sign stays, exponent and mantissa move down by one.
-    HalfBits pairs;
+    HalfBits pairs;  // of columns: the odd one's byte is the upper
     memcpy(&pairs, line + 32 * half + 2 * kLanes * v, sizeof pairs);
-    typedef int16_t HalfInt __attribute__((vector_size(2 * kLanes)));
-    HalfBits even = (HalfBits)((HalfInt)(pairs << 8) >> 1) & 0xbf80, odd = (HalfBits)((HalfInt)pairs >> 1) & 0xbf80;
-    const auto mend = [](HalfBits& x) { x |= (HalfBits)((x & 0x7fff) == 0x3f80) & 0x7e00; };  // NaN
+    HalfBits even = fp8_as_f16(pairs << 8), odd = fp8_as_f16(pairs);
 #if defined(__AVX512F__)
     const __m256i raw = (__m256i)pairs;
-    if (__builtin_expect(
-            _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_or_si256(raw, _mm256_set1_epi8(-128)), _mm256_set1_epi8(-1))),
-            0)) {
-      mend(even);
-      mend(odd);
-    }
-    columns[2 * half] = (Vec)_mm512_cvtph_ps((__m256i)even);
-    columns[2 * half + 1] = (Vec)_mm512_cvtph_ps((__m256i)odd);
-#elif defined(__AVX2__)
-    mend(even);
-    mend(odd);
-    columns[2 * half] = (Vec)_mm256_cvtph_ps((__m128i)even);
-    columns[2 * half + 1] = (Vec)_mm256_cvtph_ps((__m128i)odd);
+    const bool nan =
+        _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_or_si256(raw, _mm256_set1_epi8(-128)), _mm256_set1_epi8(-1)));
 #else
-    mend(even);
-    mend(odd);
-    const auto widen = [](HalfBits half_bits) {
-      const VecBits bits = __builtin_convertvector(half_bits, VecBits), magnitude = (bits & 0x7fffu) << 13;
-      const Vec value = (Vec)magnitude * 0x1p112f;
-      return (Vec)((VecBits)(magnitude >= 0x0f800000u ? (Vec)(magnitude | 0x7f800000u) : value) | (bits & 0x8000u)
-                                                                                                      << 16);
-    };
-    columns[2 * half] = widen(even);
-    columns[2 * half + 1] = widen(odd);
+    constexpr bool nan = true;  // no quicker to find than to mend
 #endif
+    if (__builtin_expect(nan, 0)) {
+      mend_nan(even);
+      mend_nan(odd);
+    }
+    columns[2 * half] = widen_fp8(even);
+    columns[2 * half + 1] = widen_fp8(odd);
   }
 }
 MMB_OP void load_columns(const int8* line, int v, Vec (&columns)[4]) {
@@ -310,6 +310,28 @@ MMB_OP void load_columns(const int8* line, int v, Vec (&columns)[4]) {
   MMB_UNROLL
   for (int c = 0; c < 4; ++c) columns[c] = __builtin_convertvector((VecInt)(bits << (24 - 8 * c)) >> 24, Vec);
 }
+
+// kLanes consecutive elements of a row, widened; fp8 to 2^-8 of their value.
+MMB_OP Vec load(const fp8* p) {
+  ByteBits bytes;
+  memcpy(&bytes, p, sizeof bytes);
+  HalfBits half = fp8_as_f16(__builtin_convertvector(bytes, HalfBits) << 8);
+  mend_nan(half);
+  return widen_fp8(half);
+}
+MMB_OP Vec load(const int8* p) {
+  typedef int8_t ByteInt __attribute__((vector_size(kLanes)));
+  ByteInt bytes;
+  memcpy(&bytes, p, sizeof bytes);  // by way of 16 bits: GCC takes lane by lane what is not a doubling
+  return __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(bytes, HalfInt), VecInt), Vec);
+}
+template <class E>
+MMB_OP Vec load_partial(const E* p, int64_t n) {
+  E padded[kLanes] = {};
+  memcpy(padded, p, static_cast<size_t>(n) * sizeof(E));
+  return load(padded);
+}
+
 MMB_OP void load_columns(const int4* line, int v, Vec (&columns)[8]) {
   VecBits bits;
   memcpy(&bits, line + 4 * kLanes * v, sizeof bits);
@@ -322,6 +344,40 @@ MMB_OP void load_columns(const int4* line, int v, Vec (&columns)[8]) {
     columns[c] = __builtin_convertvector((VecInt)(bits << (28 - 4 * c)) >> 28, Vec);
 #endif
   }
+}
+
+// The first n of 64 bytes; the others are zero, and their memory is not touched.
+MMB_OP Line load_line(const void* p, int64_t n) {
+#if defined(__AVX512BW__)
+  return (Line)_mm512_maskz_loadu_epi8(n >= 64 ? ~0ull : (1ull << n) - 1, p);
+#else
+  Line line = {};
+  memcpy(&line, p, static_cast<size_t>(n < 64 ? n : 64));
+  return line;
+#endif
+}
+
+// Bytes 16 * i .. 16 * i + 15 of four lines, one of each line in turn, become line i.
+MMB_OP void interleave(Line (&v)[4]) {
+#if defined(__AVX512BW__)
+  // Unpacking stays within 16 bytes: what belongs together comes there first.
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  __m512i row[4];
+  MMB_UNROLL
+  for (int i = 0; i < 4; ++i) row[i] = _mm512_permutexvar_epi32(order, (__m512i)v[i]);
+  const __m512i ab_low = _mm512_unpacklo_epi8(row[0], row[1]), ab_high = _mm512_unpackhi_epi8(row[0], row[1]),
+                cd_low = _mm512_unpacklo_epi8(row[2], row[3]), cd_high = _mm512_unpackhi_epi8(row[2], row[3]);
+  v[0] = (Line)_mm512_unpacklo_epi16(ab_low, cd_low);
+  v[1] = (Line)_mm512_unpackhi_epi16(ab_low, cd_low);
+  v[2] = (Line)_mm512_unpacklo_epi16(ab_high, cd_high);
+  v[3] = (Line)_mm512_unpackhi_epi16(ab_high, cd_high);
+#else
+  uint8_t bytes[4][64], mixed[4][64];
+  memcpy(bytes, v, sizeof bytes);
+  for (int i = 0; i < 64; ++i)
+    for (int j = 0; j < 4; ++j) mixed[i / 16][i % 16 * 4 + j] = bytes[j][i];
+  memcpy(v, mixed, sizeof mixed);
+#endif
 }
 
 // From here on the compiler does not know where x, a pointer or a stride, came from. It would else index many rows from one

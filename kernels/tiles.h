@@ -3,9 +3,10 @@
 //   Unit(rows)              sets the tiles up: 0 to 3 are sums [rows][16] f32, 4 to 6 left operands [rows][32] bf16, and 7
 //                           the right operand [16][16][2] bf16, pairs of its 32 rows: 16 lines of a packed Matrix
 //   zero<S>()               sum S = 0
-//   load_sum<S>(p, bytes)   from rows `bytes` apart; store_sum likewise
+//   load_sum<S>(p, bytes)   from rows `bytes` apart (0: all the same); store_sum likewise
 //   load_left<L>(p, bytes), load_right(p, bytes)
 //   dot<S, L>()             sum S += left L * right
+//   dot_bytes<S, L>()       the same in int32, of u8 [rows][64] and s8 [16][16][4]: 64 products for each sum
 // An f32 operand is the sum of three bf16 without any rounding (8 bits of its mantissa each), so that three products of
 // bf16 give what f32 FMAs give, at a third of the unit's rate; a bf16 operand needs one.
 #pragma once
@@ -93,11 +94,11 @@ class TileUnit {
     __asm__ volatile("tilezero %%tmm%c0" : : "i"(S));
   }
   template <int S>
-  MMB_OP void load_sum(const float* p, int64_t bytes) {
+  MMB_OP void load_sum(const void* p, int64_t bytes) {
     load<S>(p, bytes);
   }
   template <int S>
-  MMB_OP void store_sum(float* p, int64_t bytes) {
+  MMB_OP void store_sum(void* p, int64_t bytes) {
     __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(p), "r"(bytes), "i"(S) : "memory");
   }
   template <int L>
@@ -108,6 +109,10 @@ class TileUnit {
   template <int S, int L>
   MMB_OP void dot() {
     __asm__ volatile("tdpbf16ps %%tmm7, %%tmm%c1, %%tmm%c0" : : "i"(S), "i"(4 + L));
+  }
+  template <int S, int L>
+  MMB_OP void dot_bytes() {
+    __asm__ volatile("tdpbusd %%tmm7, %%tmm%c1, %%tmm%c0" : : "i"(S), "i"(4 + L));
   }
 
  private:

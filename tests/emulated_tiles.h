@@ -18,11 +18,11 @@ class TileUnit {
     memset(sums_[S], 0, sizeof sums_[S]);
   }
   template <int S>
-  void load_sum(const float* p, int64_t bytes) {
+  void load_sum(const void* p, int64_t bytes) {
     for (int64_t row = 0; row < rows_; ++row) memcpy(sums_[S][row], at(p, row * bytes), 64);
   }
   template <int S>
-  void store_sum(float* p, int64_t bytes) {
+  void store_sum(void* p, int64_t bytes) {
     for (int64_t row = 0; row < rows_; ++row) memcpy(const_cast<char*>(at(p, row * bytes)), sums_[S][row], 64);
   }
   template <int L>
@@ -39,8 +39,20 @@ class TileUnit {
         for (int column = 0; column < 16; ++column)
           sums_[S][row][column] += value(left_[L][row][k]) * value(right_[k / 2][2 * column + k % 2]);
   }
+  template <int S, int L>
+  void dot_bytes() {
+    for (int64_t row = 0; row < rows_; ++row)
+      for (int column = 0; column < 16; ++column) {
+        int32_t sum;
+        memcpy(&sum, &sums_[S][row][column], 4);
+        for (int k = 0; k < 64; ++k)
+          sum += bytes(left_[L][row])[k] * static_cast<int8_t>(bytes(right_[k / 4])[4 * column + k % 4]);
+        memcpy(&sums_[S][row][column], &sum, 4);
+      }
+  }
 
  private:
+  static const uint8_t* bytes(const uint16_t* line) { return reinterpret_cast<const uint8_t*>(line); }
   static const char* at(const void* p, int64_t bytes) { return static_cast<const char*>(p) + bytes; }
   static float value(uint16_t bits) {
     const uint32_t wide = static_cast<uint32_t>(bits) << 16;

@@ -40,7 +40,7 @@ TEST(FmaPeak, OneStepTooFewIsSeen) {
 }
 
 TEST(FmaPeak, FlopsAreCounted) {
-  for (const char* algo : {"fma_f32", "fma_f16", "dot_bf16", "dot_int8", "tile_bf16"})
+  for (const char* algo : {"fma_f32", "fma_f16", "dot_bf16", "dot_int8", "tile_bf16", "tile_int8"})
     EXPECT_EQ((counted_flops<FmaPeak, reference::fma_peak<Counted>>({17, 9}, algo)),
               FmaPeak::cost({17, 9}, DType::f32, algo).flops)
         << algo;

@@ -64,12 +64,12 @@ std::vector<Impl> supported_impls() {
   return impls;
 }
 
-// body(algo) after each kernel of `impl` has run.
+// body(algo) after each kernel of `impl` for f32 has run.
 template <class Op, class Body>
 void each_algo(Impl impl, const typename Op::Shape& shape, const typename Op::Args& args, Body body) {
   int64_t kernels = 0;
   for (const Kernel<Op>& kernel : Op::kernels()) {
-    if (kernel.impl != impl) continue;
+    if (kernel.impl != impl || !takes(kernel, DType::f32)) continue;
     SCOPED_TRACE(std::string(Op::name) + "/" + kernel.algo + "/" + name(impl));
     kernel.run(shape, args);
     body(std::string_view(kernel.algo));

@@ -13,8 +13,20 @@ namespace mmb {
 namespace {
 
 // 100 GFLOP/s and 10 GB/s: a balance of 10 FLOP per byte.
-const Machine kRound = {Impl::generic,  1,           100e9,     400e9,      1200e9, 10e9, {90e9, 110e9},
-                        {380e9, 410e9}, {9e9, 11e9}, "fma_f32", "tile_bf16"};
+const Machine kRound = {.impl = Impl::generic,
+                        .threads = 1,
+                        .flops_per_second = 100e9,
+                        .bf16_flops_per_second = 400e9,
+                        .rounded_flops_per_second = 1200e9,
+                        .int8_flops_per_second = 2000e9,
+                        .bytes_per_second = 10e9,
+                        .flops_extremes = {90e9, 110e9},
+                        .bf16_flops_extremes = {380e9, 410e9},
+                        .int8_flops_extremes = {1900e9, 2100e9},
+                        .bytes_extremes = {9e9, 11e9},
+                        .flops_class = "fma_f32",
+                        .bf16_class = "tile_bf16",
+                        .int8_class = "tile_int8"};
 
 TEST(Machine, IdealIsTheLargerOfTwoTimes) {
   const Cost arithmetic{.flops = 200e9, .weight_bytes = 1e9},
@@ -38,6 +50,12 @@ TEST(Machine, WorkOnBf16HasItsOwnPeak) {
   EXPECT_EQ(sum.rounded_flops, 3);
 }
 
+TEST(Machine, WorkOnInt8HasItsOwnPeak) {
+  EXPECT_DOUBLE_EQ(ideal_seconds({.flops = 2000e9, .int8_flops = 2000e9}, kRound), 1);
+  EXPECT_DOUBLE_EQ(ideal_seconds({.flops = 2500e9, .bf16_flops = 400e9, .int8_flops = 2000e9}, kRound), 1 + 1 + 1);
+  EXPECT_EQ((Cost{.flops = 5, .int8_flops = 3} + Cost{.flops = 7, .int8_flops = 2}).int8_flops, 5);
+}
+
 TEST(Machine, CompositesAddUpAndTheOverlapBoundIsLess) {
   const Component parts[] = {{"a", "", DType::f32, "", {.flops = 200e9, .weight_bytes = 10e9}, 1},
                              {"b", "", DType::f32, "", {.flops = 5e9, .activation_bytes = 15e9}, 2}};
@@ -56,8 +74,8 @@ TEST(Machine, MeasuresEveryLevel) {
     EXPECT_EQ(machine.threads, 1);
     // From an emulator on a slow core to anything there is.
     for (double rate : {machine.flops_per_second, machine.flops_extremes.min, machine.flops_extremes.max,
-                        machine.bf16_flops_per_second, machine.bytes_per_second, machine.bytes_extremes.min,
-                        machine.bytes_extremes.max}) {
+                        machine.bf16_flops_per_second, machine.int8_flops_per_second, machine.bytes_per_second,
+                        machine.bytes_extremes.min, machine.bytes_extremes.max}) {
       EXPECT_GT(rate, 1e5) << name(impl);
       EXPECT_LT(rate, 1e13) << name(impl);
     }
@@ -109,6 +127,7 @@ TEST(Context, HoldsTheFactsAsPlainText) {
   EXPECT_EQ(context.at("mmb.env_OMP_DISPLAY_ENV"), "a?b?");
   EXPECT_EQ(context.at("mmb.peak_gflops_fma_f32_generic_threads_1"), "100");
   EXPECT_EQ(context.at("mmb.peak_gflops_tile_bf16_generic_threads_1"), "400");
+  EXPECT_EQ(context.at("mmb.peak_gflops_tile_int8_generic_threads_1"), "2000");
   EXPECT_EQ(context.at("mmb.peak_gbs_generic_threads_1_max"), "11");
   EXPECT_EQ(context.at("mmb.peak_gbs_generic_threads_all"), "unknown");
   EXPECT_EQ(context.at("mmb.canary_gbs_before"), "10");

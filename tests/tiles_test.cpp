@@ -15,6 +15,7 @@ MMB_EMULATED(Linear, linear_rounded)
 MMB_EMULATED(DenseFfn, dense_ffn)
 MMB_EMULATED(MoeExperts, moe_experts)
 MMB_EMULATED(LatentAttention, latent_attention)
+MMB_EMULATED(LatentAttention, latent_attention_integer)
 MMB_EMULATED(AttentionPrefill, attention_decode)
 MMB_EMULATED(MlaDecode, mla_decode_absorbed)
 MMB_EMULATED(MlaPrefill, mla_prefill_expanded)
@@ -22,8 +23,8 @@ MMB_EMULATED(MlaPrefill, mla_prefill_expanded)
 namespace {
 
 template <class Op, auto Reference, auto Run>
-void expect_matches_reference(const typename Op::Shape& shape, std::string_view algo) {
-  expect_run_matches_reference<Op, Reference>(shape, DType::bf16, algo, 7, Op::name, Run);
+void expect_matches_reference(const typename Op::Shape& shape, std::string_view algo, DType dtype = DType::bf16) {
+  expect_run_matches_reference<Op, Reference>(shape, dtype, algo, 7, Op::name, Run);
 }
 
 // One tile of tokens and more, tiles of uneven height, groups of fewer panels, columns that end inside a step, outputs that
@@ -66,6 +67,15 @@ TEST(Tiles, LatentAttention) {
           {2, 1, context, 0, heads, 40, 8}, "flash");
   expect_matches_reference<LatentAttention, reference::latent_attention<double>, emulated::latent_attention>(
       {3, 2, 300, 7, 20, 96, 32}, "flash");
+}
+
+TEST(Tiles, LatentAttentionInIntegers) {
+  const auto expect_match = expect_matches_reference<LatentAttention, reference::latent_attention<double>,
+                                                     emulated::latent_attention_integer>;
+  for (int64_t heads : {3, 16, 17, 40})
+    for (int64_t context : {1, 31, 65, 200, 500})
+      expect_match({2, 1, context, 0, heads, 40, 8}, "integer", DType::int8);
+  expect_match({3, 2, 300, 7, 20, 96, 32}, "integer", DType::int8);
 }
 
 TEST(Tiles, AttentionPrefill) {

@@ -12,6 +12,7 @@ struct Cost {
   double flops = 0;
   double bf16_flops = 0;  // of these, with one operand stored as bf16: some machines have faster instructions for them
   double rounded_flops = 0;     // of these, with both operands in bf16: one product of a matrix unit, not three
+  double int8_flops = 0;        // of `flops`, with both operands in 8 bits
   double weight_bytes = 0;      // unique bytes of weights read
   double kv_bytes = 0;          // unique bytes of cached keys, values or latents read or written
   double activation_bytes = 0;  // inputs and outputs
@@ -35,6 +36,7 @@ inline Cost operator+(const Cost& a, const Cost& b) {
   return {a.flops + b.flops,
           a.bf16_flops + b.bf16_flops,
           a.rounded_flops + b.rounded_flops,
+          a.int8_flops + b.int8_flops,
           a.weight_bytes + b.weight_bytes,
           a.kv_bytes + b.kv_bytes,
           a.activation_bytes + b.activation_bytes,

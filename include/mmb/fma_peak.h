@@ -2,7 +2,7 @@
 //   y[i] = f(f(...f(x[i]))), `steps` times; fma_f32: f(v) = a*v + b; the others: f(v) = v + products*a*b
 // Algos   fma_f32 · fma_f16 (sums in f16) · dot_bf16 (2 products into an f32) · dot_int8 (4, u8 * s8 into an int32) ·
 //         tile_bf16 (a matrix unit: 32 of f32 times bf16 into an f32, each by three of bf16; its own rate is three times
-//         as high)
+//         as high) · tile_int8 (64, u8 * s8 into an int32)
 // Shapes  x, y [E] f32
 // Cost    flops = 2*E*steps*products;  bytes = 2*E*4
 // Bound   compute, by construction: one load and one store per `steps` multiply-adds
@@ -63,6 +63,7 @@ MMB_DECLARE_KERNEL_AT(avx512bf16, FmaPeak, fma_peak)
 MMB_DECLARE_KERNEL_AT(avx512fp16, FmaPeak, fma_peak)
 MMB_DECLARE_KERNEL_AT(avx512vnni, FmaPeak, fma_peak)
 MMB_DECLARE_KERNEL_AT(amx, FmaPeak, fma_peak_tiles)
+MMB_DECLARE_KERNEL_AT(amx, FmaPeak, fma_peak_byte_tiles)
 #endif
 
 }  // namespace mmb

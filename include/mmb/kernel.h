@@ -16,8 +16,8 @@
 
 namespace mmb {
 
-// Who computes: the reference; one instruction-set level of the optimized kernels; for fma_peak alone, one class of
-// instructions that such a level has no use for; or a library that they are compared with.
+// Who computes: the reference; one instruction-set level of the optimized kernels; one class of instructions beside such a
+// level, which fma_peak and few kernels use; or a library that they are compared with.
 enum class Impl {
   reference,
   generic,
@@ -72,9 +72,8 @@ struct Kernel {
   const char* algo;
   Impl impl;
   void (*run)(const typename Op::Shape&, const typename Op::Args&);
-  // Of a library.
   bool (*takes)(DType) = nullptr;   // null: every type of the op
-  std::string (*note)() = nullptr;  // its version, and what it makes of this CPU
+  std::string (*note)() = nullptr;  // of a library: its version, and what it makes of this CPU
 };
 
 // The types that an op stores weights or caches in.

@@ -2,12 +2,13 @@
 // token, the latent and then the rotated key; the latent is the value too.
 //   s[n,h,t] = scale * (q[n,h,:] . c[b,t,:]);   o[n,h,:] = sum_t softmax_t(s[n,h,:])[t] * c[b,t,:R]
 //   over the tokens t that new token n of sequence b sees (sequences.h); more than one new token: speculative decoding
-// Shapes  q [N, H, R + D] f32: latent part, rope part · c [B, capacity, R + D] cache type · o [N, H, R] f32
-// Cost    flops = 2*H*(2R + D)*(pairs of a new token and a token it sees);  exps = H*pairs;
-//         bytes = cached tokens*(R + D)*size(cache) + 4*N*H*(2R + D)
+// Shapes  q [N, H, R + D] f32: latent part, rope part · c [B, capacity] rows of LatentRow · o [N, H, R] f32
+// Algos   flash · integer (int8 caches alone): q and the weights are rounded to 8 bits for dot products of integers
+// Cost    flops = 2*H*(2R + D)*(pairs of a new token and a token it sees), integer's of int8 both;  exps = H*pairs;
+//         bytes = cached tokens*row + 4*N*H*(2R + D);  row = (R + D)*size(cache); fp8 R + 4*ceil(R/128) + 2D; int8 R + D + 8
 // Bound   about 2*H FLOP per cache element: 242 FLOP/B at H = 128 in bf16 (compute), 30 at H = 16
 // Traps   the scale comes from qk_nope_head_dim + qk_rope_head_dim (192), not from R + D (576): the caller gives it
-// Source  DeepSeek-V2, arXiv:2405.04434, section 2.1 and appendix C
+// Source  DeepSeek-V2, arXiv:2405.04434, section 2.1 and appendix C; the fp8 row: FlashMLA's (github.com/deepseek-ai/FlashMLA)
 #pragma once
 
 #include "mmb/kernel.h"
@@ -15,8 +16,39 @@
 
 namespace mmb {
 
+// A cached token: R elements of latent, D of rope key, and what else the cache's type needs.
+//   f32, bf16  the elements alone
+//   fp8        R fp8, one f32 scale for every kScaleBlock of them, D bf16, unscaled: V3's 656 bytes. The rope key stays bf16,
+//              as its rounding would move every score
+//   int8       R int8, D int8, two f32 scales, one of each part: V3's 584 bytes. A latent is normalized and a rope key is
+//              not: with one scale the larger part would leave the other few of its 255 steps
+// Scales, and the next row, begin at multiples of 4 bytes.
+struct LatentRow {
+  DType dtype;
+  int64_t latent, rope;
+
+  [[gnu::always_inline]] constexpr int64_t scales() const {  // the byte where they begin
+    return round_up(dtype == DType::int8 ? latent + rope : latent, 4);
+  }
+  [[gnu::always_inline]] constexpr int64_t scale_bytes() const {
+    return dtype == DType::fp8 ? 4 * ceil_div(latent, kScaleBlock) : dtype == DType::int8 ? 8 : 0;
+  }
+  [[gnu::always_inline]] constexpr int64_t fp8_rope() const {  // where it begins
+    return scales() + scale_bytes();
+  }
+  [[gnu::always_inline]] constexpr int64_t bytes() const {
+    if (!is_scaled(dtype)) return (latent + rope) * size_of(dtype);
+    return round_up(scales() + scale_bytes() + (dtype == DType::fp8 ? 2 * rope : 0), 4);
+  }
+  // Element `index` of the row at `row`, and the row of `latent + rope` values, each scale being what makes the largest of its
+  // elements the largest of the type.
+  double at(const void* row, int64_t index) const;
+  void store(const float* values, void* row) const;
+};
+
 struct LatentAttention {
   static constexpr const char* name = "latent_attention";
+  static constexpr std::array kTypes = {DType::f32, DType::bf16, DType::fp8, DType::int8};
 
   struct Shape {
     int64_t batch, new_tokens, context, shortest;  // as in attention.h
@@ -38,6 +70,8 @@ struct LatentAttention {
     return shape.batch * shape.new_tokens * shape.num_attention_heads;
   }
   static std::span<const Kernel<LatentAttention>> kernels();
+  // Of an output, relative to the largest; see table.cpp.
+  static double tolerance(const Shape& shape, std::string_view algo);
 
   class Problem {
    public:
@@ -52,6 +86,7 @@ struct LatentAttention {
     Shape shape_;
     Arena& arena_;
     Batch batch_;
+    double tolerance_;
     Buffer<float> q_, out_, expected_;
     Args args_, expected_args_;
   };
@@ -62,5 +97,9 @@ template <class S>
 void latent_attention(const LatentAttention::Shape& shape, const LatentAttention::Args& args, Range units);
 }
 MMB_DECLARE_KERNEL(LatentAttention, latent_attention)
+#if defined(__x86_64__)
+MMB_DECLARE_KERNEL_AT(avx512vnni, LatentAttention, latent_attention_integer)
+MMB_DECLARE_KERNEL_AT(amx, LatentAttention, latent_attention_integer)
+#endif
 
 }  // namespace mmb

@@ -21,9 +21,10 @@ struct Machine {
   double flops_per_second = 0;       // of the class's instructions, or of multiply-adds in f32; medians, all of these
   double bf16_flops_per_second = 0;  // of f32 times bf16: the same after widening, or a matrix unit's
   double rounded_flops_per_second = 0;  // of bf16 times bf16: the same, or three times a matrix unit's
+  double int8_flops_per_second = 0;     // of int8 times int8: the f32 rate, or that of dot products of integers
   double bytes_per_second = 0;
-  Extremes flops_extremes, bf16_flops_extremes, bytes_extremes;  // per second too
-  const char *flops_class = "", *bf16_class = "";                // the algos of fma_peak that these were
+  Extremes flops_extremes, bf16_flops_extremes, int8_flops_extremes, bytes_extremes;  // per second too
+  const char *flops_class = "", *bf16_class = "", *int8_class = "";  // the algos of fma_peak that these were
 };
 
 // What runs fastest here, of the levels that the CPU supports: found by timing them, once, since what a CPU has is not always

@@ -1,7 +1,6 @@
 // Bound: the cache from memory for MHA and small groups (heads / key-value heads FLOP per byte of a bf16 cache), the
 // multiply rate for MQA, latent attention and prefill.
-// Idea: a *query row* is one (new token, head) pair; the rows of one sequence and one key-value head read the same tokens.
-// A *tile* is some of those rows; it meets the tokens block by block. Three families of micro-kernels, by the rows of a tile:
+// Idea: a tile of query rows (query_rows.h) meets the tokens block by block. Three families of micro-kernels, by the rows of a tile:
 //   panels  more rows than lanes (latent attention, prefill, large groups): lanes are rows. S^T[token][row] from packed q
 //           and broadcast keys, so that the softmax is vertical and S^T is already the packed operand of P V; no cache is
 //           ever transposed. Keys and values are f32 rows, widened once for all rows of the tile.
@@ -17,8 +16,7 @@
 // MQA 0.82, latents of 128 heads 0.90, of 16 heads 0.65, GQA of 8 rows 0.57, of 16 rows 0.67. Few rows share a key's widening
 // (an eighth of their FMAs, for keys and for values) and the softmax, and their tiles reach 0.6 of the peak with the cache in
 // L2. On a matrix unit: tiles.h.
-// Split: the (query row, seen token) pairs of the batch in the order sequence, key-value head, tile, token are cut into
-// equal parts, one for each thread. A cut inside a tile leaves partial results, which are combined at the end.
+// Split: query_rows.h.
 #include "mmb/attention_decode.h"
 
 #include "../attend.h"
@@ -28,9 +26,6 @@ namespace mmb::MMB_IMPL {
 namespace {
 
 constexpr int kValueRows = kLanes == 16 ? 8 : 4;  // rows of P V at a time, by 3 vectors of the value (NEON: 6)
-constexpr int64_t kChunk = 64;                    // tokens: cuts within a context are multiples of this; preparing and
-                                                  // combining a partial result costs as much as about 20 tokens
-constexpr float kLowest = -1e30f;                 // a score that loses; finite, so that differences are never NaN
 
 MMB_OP Vec load_part(const float* p, int) {
   return load(p);
@@ -41,20 +36,7 @@ MMB_OP Vec load_part(const bf16* p, int part) {
   return columns[part];
 }
 
-// Prefetches into L2 at every step of a loop, from memory that a later block will read: evenly, since bursts stall on the
-// fill buffers, and in order, which the hardware's own prefetcher picks up.
-struct Prefetch {
-  const char* next;
-  int64_t step;  // bytes
-
-  template <int kBytes>
-  MMB_OP void fetch() {
-    __builtin_prefetch(next, 0, 2);
-    next += step;
-  }
-};
-
-// The same for a block that is read once: in kStreams places at a time, as the hardware's prefetchers run ahead in each.
+// Prefetches a block that is read once: in kStreams places at a time, as the hardware's prefetchers run ahead in each.
 template <int64_t kStreams>
 struct Streams {
   const char *next, *last;  // the line to prefetch, and where the last stream begins
@@ -70,11 +52,6 @@ struct Streams {
     }
   }
 };
-
-// Part `index` of `parts` of the memory, over `steps` steps.
-MMB_OP Prefetch spread(Memory memory, int64_t index, int64_t parts, int64_t steps) {
-  return {memory.data + memory.bytes * index / parts, memory.bytes / parts / steps};
-}
 
 // Of all of the memory, of which the first `done` bytes have been fetched.
 template <int64_t kStreams>
@@ -291,16 +268,6 @@ MMB_OP void mix_slice(int64_t width, const float* p, int64_t p_stride, const flo
 
 // ---- A tile of query rows
 
-// Running results of a tile: o [rows][o_stride], unnormalised, relative to the maximum m; l the sum of weights.
-struct Partial {
-  float *o, *m, *l;
-};
-
-struct Tile {
-  int64_t sequence, kv_head, row, rows;  // rows [row, row + rows) of the sequence's (token, head of the group) pairs
-  int64_t tokens;                        // that the last row sees
-};
-
 // What one thread needs while it works on a tile.
 struct Workspace {
   float* q;                                    // packed
@@ -310,54 +277,6 @@ struct Workspace {
   float* wide;                                 // keys of quads
   bf16 *weights = nullptr, *values = nullptr;  // of one block, as the matrix unit's operands
 };
-
-MMB_OP int64_t min_of(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-
-struct Rows {
-  const Attention& a;
-  int64_t group, o_stride;
-
-  MMB_OP explicit Rows(const Attention& problem)
-      : a(problem), group(a.heads / a.kv_heads), o_stride(round_up(a.dv, kTileColumns)) {}
-
-  MMB_OP int64_t new_tokens(int64_t b) const { return a.sequences.first[b + 1] - a.sequences.first[b]; }
-  MMB_OP int64_t count(int64_t b) const { return new_tokens(b) * group; }
-  // Tokens that row `row` of sequence b sees.
-  MMB_OP int64_t limit(int64_t b, int64_t row) const {
-    return a.sequences.context[b] - new_tokens(b) + row / group + 1;
-  }
-  // The (token, head) pair that row `row` is, as an index into q's and out's rows.
-  MMB_OP int64_t index(int64_t b, int64_t kv_head, int64_t row) const {
-    return (a.sequences.first[b] + row / group) * a.heads + kv_head * group + row % group;
-  }
-  // Rows of a tile of sequence b: even tiles of whole panels.
-  MMB_OP int64_t tile_height(int64_t b) const {
-    return round_up(ceil_div(count(b), ceil_div(count(b), a.tile_rows)), kPanelRows);
-  }
-  MMB_OP int64_t tiles(int64_t b) const { return ceil_div(count(b), tile_height(b)); }
-  // Item `item` of sequence b: key-value head, then tile.
-  MMB_OP Tile tile(int64_t b, int64_t item) const {
-    const int64_t row = item % tiles(b) * tile_height(b), rows = min_of(tile_height(b), count(b) - row);
-    return {b, item / tiles(b), row, rows, limit(b, row + rows - 1)};
-  }
-  // (row, seen token) pairs of rows [begin, end) with the first `tokens` tokens.
-  MMB_OP int64_t pairs(int64_t b, int64_t begin, int64_t end, int64_t tokens) const {
-    int64_t sum = 0;
-    for (int64_t row = begin; row < end;) {
-      const int64_t next = min_of((row / group + 1) * group, end);
-      sum += (next - row) * min_of(limit(b, row), tokens);
-      row = next;
-    }
-    return sum;
-  }
-};
-
-// Row-major queries, times scale * log2(e).
-MMB_OP const float* query(const Rows& rows, const Tile& tile, int64_t row) {
-  return rows.a.q + rows.index(tile.sequence, tile.kv_head, tile.row + row) * rows.a.dk;
-}
 
 // Panels of kPanelRows rows, [dk][rows]; the last one has kLanes rows where that is enough.
 MMB_OP void pack_panels(const Rows& rows, const Tile& tile, float* packed) {
@@ -420,25 +339,6 @@ MMB_OP void pack_quads(const Rows& rows, const Tile& tile, float* packed) {
   }
 }
 
-// Zero results for `lanes` lanes of T tokens each; lane r*T + j stops at its row's limit less j.
-MMB_OP void begin_rows(const Rows& rows, const Tile& tile, int64_t lanes, int T, const Workspace& w, const Partial& p) {
-  for (int64_t i = 0; i < lanes; i += kLanes) {
-    store(p.m + i, broadcast(kLowest));
-    store(p.l + i, Vec{});
-  }
-  for (int64_t i = 0; i < lanes / T * rows.o_stride; i += kLanes) store(p.o + i, Vec{});
-  for (int64_t i = 0; i < lanes; ++i) {
-    const int64_t row = min_of(i / T, tile.rows - 1);
-    w.limit[i] = static_cast<int32_t>(rows.limit(tile.sequence, tile.row + row) - i % T);
-  }
-}
-
-MMB_OP VecInt limits(const int32_t* limit, int64_t begin) {
-  VecInt v;
-  memcpy(&v, limit, sizeof v);
-  return v - static_cast<int32_t>(begin);
-}
-
 // One panel of NV vectors of rows, of which `rows` are real, over the block of `count` tokens from `begin` on.
 template <int NV>
 MMB_OP void panel_step(const Rows& rows, int64_t real, const float* q, const Block& block, int64_t begin, int64_t count,
@@ -468,16 +368,11 @@ MMB_OP void panel_step(const Rows& rows, int64_t real, const float* q, const Blo
   }
 }
 
-MMB_OP Memory part(Memory memory, int64_t index, int64_t parts) {
-  const int64_t begin = memory.bytes * index / parts;
-  return {memory.data + begin, memory.bytes * (index + 1) / parts - begin};
-}
-
 MMB_OP void panels(const Rows& rows, const Tile& tile, const Loader& loader, int64_t begin, int64_t end,
                    const Workspace& w, const Partial& partial) {
   const int64_t lanes = round_up(tile.rows, kLanes), count_panels = ceil_div(tile.rows, kPanelRows);
   pack_panels(rows, tile, w.q);
-  begin_rows(rows, tile, lanes, 1, w, partial);
+  begin_rows(rows, tile, lanes, 1, w.limit, partial);
   for (int64_t t = begin; t < end; t += kBlock) {
     const int64_t count = min_of(kBlock, end - t), next = min_of(kBlock, end - t - count);
     const Block block = loader.wide(t, count);
@@ -511,7 +406,7 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
     pack_quads<E, R>(rows, tile, w.q);
   else
     pack_rows<E, R>(rows, tile, w.q);
-  begin_rows(rows, tile, kLanes, T, w, partial);
+  begin_rows(rows, tile, kLanes, T, w.limit, partial);
   for (int64_t t = begin; t < end; t += kBlock) {
     const int64_t count = min_of(kBlock, end - t), vectors = ceil_div(count, T);
     const Block block = loader.stored(t, count);
@@ -602,7 +497,7 @@ MMB_OP void unit_rows(const Rows& rows, const Tile& tile, const Loader& loader, 
                 row_tiles = ceil_div(tile.rows, kTileRows), dim_groups = ceil_div(dim_tiles, kTileSums);
   auto* q = reinterpret_cast<bf16*>(w.q);
   pack_query_terms(rows, tile, q);
-  begin_rows(rows, tile, row_tiles * kTileRows, 1, w, partial);
+  begin_rows(rows, tile, row_tiles * kTileRows, 1, w.limit, partial);
   Unit unit(kTileRows);
   for (int64_t t = begin; t < end; t += kBlock) {
     const int64_t count = min_of(kBlock, end - t), next = min_of(kBlock, end - t - count);
@@ -673,72 +568,6 @@ MMB_OP void attend_tile(const Rows& rows, const Tile& tile, const Loader& loader
     few_rows<bf16>(rows, tile, loader, begin, end, w, p);
 }
 
-// out = sum_i w_i o_i / sum_i w_i l_i with w_i = 2^(m_i - max m), for row `row` of a tile in `count` parts.
-template <class Part>
-MMB_OP void combine(const Rows& rows, const Tile& tile, int64_t row, int64_t count, const Part& part_at) {
-  float best = kLowest;
-  for (int64_t i = 0; i < count; ++i) best = part_at(i).m[row] > best ? part_at(i).m[row] : best;
-  Vec total = {};
-  for (int64_t i = 0; i < count; ++i) total += exp2(broadcast(part_at(i).m[row] - best)) * part_at(i).l[row];
-  float* out = rows.a.out + rows.index(tile.sequence, tile.kv_head, tile.row + row) * rows.a.dv;
-  for (int64_t i = 0; i < count; ++i) {
-    const Vec weight = exp2(broadcast(part_at(i).m[row] - best)) / total;
-    const float* o = part_at(i).o + row * rows.o_stride;
-    for (int64_t d = 0; d < rows.a.dv; d += kLanes) {
-      const int64_t n = min_of(kLanes, rows.a.dv - d);
-      const Vec sum = fma(weight, load(o + d), i == 0 ? Vec{} : load_partial(out + d, n));
-      store_partial(out + d, sum, n);
-    }
-  }
-}
-
-// ---- Threads
-
-// A place in the order of work: `tokens` tokens into an item of a sequence.
-struct Place {
-  int64_t sequence, item, token;
-
-  MMB_OP bool same_item(const Place& o) const { return sequence == o.sequence && item == o.item; }
-  MMB_OP bool operator==(const Place& o) const { return same_item(o) && token == o.token; }
-};
-
-// Where part `index` of `parts` equal parts of all pairs begins.
-MMB_OP Place cut(const Rows& rows, int64_t index, int64_t parts) {
-  const Sequences& s = rows.a.sequences;
-  int64_t total = 0;
-  for (int64_t b = 0; b < s.batch; ++b) total += rows.a.kv_heads * rows.pairs(b, 0, rows.count(b), s.context[b]);
-  int64_t left = index < parts ? total * index / parts : total;
-  for (int64_t b = 0; b < s.batch; ++b) {
-    const int64_t head = rows.pairs(b, 0, rows.count(b), s.context[b]), tiles = rows.tiles(b);
-    if (left >= head * rows.a.kv_heads) {
-      left -= head * rows.a.kv_heads;
-      continue;
-    }
-    int64_t item = left / head * tiles;
-    left %= head;
-    for (;; ++item) {
-      const Tile tile = rows.tile(b, item);
-      const int64_t pairs = rows.pairs(b, tile.row, tile.row + tile.rows, tile.tokens);
-      if (left < pairs) {
-        int64_t low = 0, high = tile.tokens;  // the first token at which `left` pairs are done
-        while (low < high) {
-          const int64_t middle = (low + high) / 2;
-          if (rows.pairs(b, tile.row, tile.row + tile.rows, middle) < left)
-            low = middle + 1;
-          else
-            high = middle;
-        }
-        const int64_t token = (low + kChunk / 2) / kChunk * kChunk;
-        if (token == 0 || token + kChunk / 2 <= tile.tokens) return {b, item, token};
-        const bool last = item + 1 == rows.a.kv_heads * tiles;
-        return last ? Place{b + 1, 0, 0} : Place{b, item + 1, 0};
-      }
-      left -= pairs;
-    }
-  }
-  return {s.batch, 0, 0};
-}
-
 template <class T>
 MMB_OP void attend_cache(const AttentionShape& shape, const AttentionArgs& args) {
   const int64_t nkv = shape.num_key_value_heads, dk = shape.qk_head_dim, dv = shape.v_head_dim;
@@ -760,13 +589,9 @@ MMB_OP void attend_cache(const AttentionShape& shape, const AttentionArgs& args)
 
 void attention_decode_core(const Attention& problem, const Loader& loader) noexcept {
   const Rows rows(problem);
-  const int64_t threads = thread_count(), self = thread_index();
-  int64_t most = 1;
-  for (int64_t b = 0; b < problem.sequences.batch; ++b) most = rows.tile_height(b) > most ? rows.tile_height(b) : most;
-  most = round_up(most, kMostLanes);
+  const int64_t most = round_up(rows.most(), kMostLanes);
 
   Scratch scratch;
-  auto* places = scratch.shared<Place>(threads + 1);
   Workspace work{.q = scratch.own<float>(most * round_up(problem.dk, kTileColumns) * kTerms<float> / 2),
                  .s = scratch.own<float>(kBlock * kMostLanes),
                  .alpha = scratch.own<float>(kMostLanes),
@@ -776,44 +601,9 @@ void attention_decode_core(const Attention& problem, const Loader& loader) noexc
     work.weights = scratch.own<bf16>(kBlock * kTileRows * kTerms<float>);
     work.values = scratch.own<bf16>(kBlock * round_up(problem.dv, kTileRows));
   }
-  // Each thread's two partial results: of the tile that it shares with the thread before it, and of any other.
-  const int64_t partial_size = round_up(most * (rows.o_stride + 2), 1024);
-  auto* partials = scratch.shared<float>(2 * threads * partial_size);
-  const auto partial = [&](int64_t thread, int64_t which) {
-    float* o = partials + (2 * thread + which) * partial_size;
-    return Partial{o, o + most * rows.o_stride, o + most * (rows.o_stride + 1)};
-  };
-
-  const Place end = cut(rows, self + 1, threads);
-  Place at = cut(rows, self, threads);
-  places[self] = at;
-  places[threads] = {problem.sequences.batch, 0, 0};
-  while (!(at == end && at.token == 0)) {
-    const Tile tile = rows.tile(at.sequence, at.item);
-    const bool shared =
-        at.same_item(end);  // with the next thread; a cut at the same token leaves this one an empty part
-    const int64_t stop = shared ? end.token : tile.tokens;
-    const Partial p = partial(self, at.token == 0);
-    attend_tile<TileUnit>(rows, tile, loader, at.token, stop, work, p);
-    if (shared) break;
-    if (at.token == 0)
-      for (int64_t row = 0; row < tile.rows; ++row) combine(rows, tile, row, 1, [&](int64_t) { return p; });
-    const bool last = at.item + 1 == problem.kv_heads * rows.tiles(at.sequence);
-    at = last ? Place{at.sequence + 1, 0, 0} : Place{at.sequence, at.item + 1, 0};
-  }
-  barrier();
-
-  // A tile that begins in thread t - 1 and is cut at the beginnings of threads t .. t + n - 1 has n + 1 parts.
-  for (int64_t t = 1; t < threads; ++t) {
-    if (places[t].token == 0 || (places[t - 1].same_item(places[t]) && places[t - 1].token > 0)) continue;
-    int64_t n = 0;
-    while (places[t + n].same_item(places[t])) ++n;
-    const Tile tile = rows.tile(places[t].sequence, places[t].item);
-    const Share part_rows = share(tile.rows);
-    for (int64_t row = part_rows.begin; row < part_rows.end; ++row)
-      combine(rows, tile, row, n + 1, [&](int64_t i) { return partial(t - 1 + i, i == 0); });
-  }
-  barrier();
+  attend_tiles(rows, most, [&](const Tile& tile, int64_t begin, int64_t end, const Partial& partial) {
+    attend_tile<TileUnit>(rows, tile, loader, begin, end, work, partial);
+  });
 }
 
 void attention_decode(const AttentionShape& shape, const AttentionArgs& args) noexcept {

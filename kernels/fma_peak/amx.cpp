@@ -1,5 +1,6 @@
-// Bound: the matrix unit: a product of 16 x 32 and 32 x 16 bf16 in 16 cycles, of latency 52, so that four chains of sums
-// are enough. Three for each step, the terms of an f32 (tiles.h): this is the rate of what kernels do with it.
+// Bound: the matrix unit: a product of 16 x 32 and 32 x 16 bf16, or 16 x 64 and 64 x 16 bytes, in 16 cycles, of latency 52, so
+// that four chains of sums are enough. Of bf16 three for each step, the terms of an f32 (tiles.h): this is the rate of what
+// kernels do with it.
 #include "../tiles.h"
 #include "chains.h"
 
@@ -40,6 +41,25 @@ void fma_peak_tiles(const FmaPeak::Shape& shape, const FmaPeak::Args& args) noex
     unit.store_sum<1>(y + kSum, 64);
     unit.store_sum<2>(y + 2 * kSum, 64);
     unit.store_sum<3>(y + 3 * kSum, 64);
+  });
+}
+
+void fma_peak_byte_tiles(const FmaPeak::Shape& shape, const FmaPeak::Args& args) noexcept {
+  constexpr int64_t kSum = kTileRows * kPanel;
+  each_block<kTileSums * kSum>(shape, args, [&](const float* x, float* y) {
+    alignas(64) int32_t sums[kTileSums * kSum];
+    alignas(64) uint8_t left[kTileBytes];
+    alignas(64) int8_t right[kTileBytes];
+    memset(left, static_cast<int>(args.a), sizeof left);
+    memset(right, static_cast<int>(args.b), sizeof right);
+    for (int64_t i = 0; i < kTileSums * kSum; ++i) sums[i] = static_cast<int32_t>(x[i]);
+    TileUnit unit(kTileRows);
+    unit.load_left<0>(left, 64);
+    unit.load_right(right, 64);
+    each_tile<kTileSums>([&](auto i) { unit.load_sum<i>(sums + i * kSum, 64); });
+    for (int64_t step = 0; step < shape.steps; ++step) each_tile<kTileSums>([&](auto i) { unit.dot_bytes<i, 0>(); });
+    each_tile<kTileSums>([&](auto i) { unit.store_sum<i>(sums + i * kSum, 64); });
+    for (int64_t i = 0; i < kTileSums * kSum; ++i) y[i] = static_cast<float>(sums[i]);
   });
 }
 

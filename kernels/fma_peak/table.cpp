@@ -16,6 +16,7 @@ std::span<const Kernel<FmaPeak>> FmaPeak::kernels() {
     {"fma_f16", Impl::avx512fp16, avx512fp16::fma_peak},
     {"dot_int8", Impl::avx512vnni, avx512vnni::fma_peak},
     {"tile_bf16", Impl::amx, amx::fma_peak_tiles},
+    {"tile_int8", Impl::amx, amx::fma_peak_byte_tiles},
 #endif
   };
   return list;
@@ -26,6 +27,7 @@ int64_t FmaPeak::products(std::string_view algo) {
   if (algo == "dot_bf16") return 2;
   if (algo == "dot_int8") return 4;
   if (algo == "tile_bf16") return 32;
+  if (algo == "tile_int8") return 64;
   return 0;
 }
 
@@ -37,7 +39,10 @@ Cost FmaPeak::cost(const Shape& shape, DType, std::string_view algo) {
   const auto E = static_cast<double>(shape.elements);
   const auto each = static_cast<double>(std::max(products(algo), int64_t{1}));
   const double flops = 2 * E * static_cast<double>(shape.steps) * each;
-  return {.flops = flops, .bf16_flops = algo == "tile_bf16" ? flops : 0, .activation_bytes = 4 * 2 * E};
+  return {.flops = flops,
+          .bf16_flops = algo == "tile_bf16" ? flops : 0,
+          .int8_flops = algo == "tile_int8" || algo == "dot_int8" ? flops : 0,
+          .activation_bytes = 4 * 2 * E};
 }
 
 FmaPeak::Problem::Problem(const Shape& shape, DType, std::string_view algo, Arena&, uint64_t seed)

@@ -1,5 +1,6 @@
 // Bound: the multiply rate: every head reads the same latents, 2(2R+D) FLOP for each of R+D cached elements.
-// Idea and split: attend.h's, of one key-value head whose values are the first part of its keys.
+// Idea and split: attend.h's, of one key-value head whose values are the first part of its keys. Rows with scales are
+// dequantized to f32 where others are widened, once for all query rows of a tile.
 #include "mmb/latent_attention.h"
 
 #include "../attend.h"
@@ -7,14 +8,87 @@
 namespace mmb::MMB_IMPL {
 namespace {
 
+// Loader (attend.h) over rows with scales, in f32 throughout. E is the type of the latent's elements.
+template <class E>
+struct ScaledLatents {
+  static constexpr DType kStored = DType::f32;
+  LatentRow row;
+  const char* first;
+  int64_t capacity;
+  float* scratch;  // cache_scratch() floats
+  const char* rows = nullptr;
+
+  MMB_OP void select(int64_t sequence, int64_t) { rows = first + sequence * capacity * row.bytes(); }
+
+  MMB_OP Block wide(int64_t begin, int64_t count) const {
+    const int64_t stride = Cache<float>::copy_stride(row.latent + row.rope);
+    for (int64_t t = 0; t < count; ++t) dequantize(rows + (begin + t) * row.bytes(), scratch + t * stride);
+    return {scratch, scratch, stride, stride};
+  }
+  MMB_OP Block stored(int64_t begin, int64_t count) const { return wide(begin, count); }
+
+  MMB_OP Ahead ahead(int64_t begin, int64_t count) const {
+    return {{rows + begin * row.bytes(), count * row.bytes()}, {rows, 0}};
+  }
+
+ private:
+  MMB_OP void dequantize(const char* from, float* out) const {
+    const auto* latent = reinterpret_cast<const E*>(from);
+    for (int64_t i = 0; i < row.latent; i += kScaleBlock) {
+      const int64_t left = row.latent - i, n = left < kScaleBlock ? left : kScaleBlock;
+      if constexpr (kTypeOf<E> == DType::fp8)
+        widen(latent + i, n, kFp8Unit * scale(from, i / kScaleBlock), out + i);
+      else
+        widen(latent + i, n, scale(from, 0), out + i);
+    }
+    float* rope = out + row.latent;
+    if constexpr (kTypeOf<E> == DType::fp8)
+      widen(reinterpret_cast<const bf16*>(from + row.fp8_rope()), row.rope, 1, rope);
+    else
+      widen(latent + row.latent, row.rope, scale(from, 1), rope);
+    store(rope + row.rope, Vec{});
+  }
+
+  MMB_OP float scale(const char* from, int64_t index) const {
+    float value;
+    memcpy(&value, from + row.scales() + 4 * index, 4);
+    return value;
+  }
+
+  template <class T>
+  MMB_OP static void widen(const T* in, int64_t count, float scale, float* out) {
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) store(out + i, scale * load(in + i));
+    if (i < count) store(out + i, scale * load_partial(in + i, count - i));
+  }
+};
+
+template <class L>
+MMB_OP void attend_latents(const LatentAttention::Shape& shape, const LatentAttention::Args& args, L& cache) {
+  const int64_t R = shape.kv_lora_rank, width = R + shape.qk_rope_head_dim;
+  attend(
+      {args.sequences, shape.num_attention_heads, 1, width, R, args.q, args.scale, args.out, tile_rows_for(width, R)},
+      cache);
+}
+
 template <class T>
-MMB_OP void attend_latents(const LatentAttention::Shape& shape, const LatentAttention::Args& args) {
-  const int64_t R = shape.kv_lora_rank, row = R + shape.qk_rope_head_dim;
+MMB_OP void attend_plain(const LatentAttention::Shape& shape, const LatentAttention::Args& args) {
+  const int64_t R = shape.kv_lora_rank, width = R + shape.qk_rope_head_dim;
   Scratch scratch;
   const T* rows = static_cast<const T*>(args.cache);
-  Cache<T> cache{rows, rows, 1, args.capacity, row, row, row, R, scratch.own<float>(cache_scratch(row, R))};
-  attend({args.sequences, shape.num_attention_heads, 1, row, R, args.q, args.scale, args.out, tile_rows_for(row, R)},
-         cache);
+  Cache<T> cache{rows, rows, 1, args.capacity, width, width, width, R, scratch.own<float>(cache_scratch(width, R))};
+  attend_latents(shape, args, cache);
+}
+
+template <class E>
+MMB_OP void attend_scaled(const LatentAttention::Shape& shape, const LatentAttention::Args& args) {
+  const int64_t R = shape.kv_lora_rank, D = shape.qk_rope_head_dim;
+  Scratch scratch;
+  ScaledLatents<E> cache{{args.cache_dtype, R, D},
+                         static_cast<const char*>(args.cache),
+                         args.capacity,
+                         scratch.own<float>(cache_scratch(R + D, R))};
+  attend_latents(shape, args, cache);
 }
 
 }  // namespace
@@ -22,9 +96,13 @@ MMB_OP void attend_latents(const LatentAttention::Shape& shape, const LatentAtte
 void latent_attention(const LatentAttention::Shape& shape, const LatentAttention::Args& args) noexcept {
   team([&] {
     if (args.cache_dtype == DType::f32)
-      attend_latents<float>(shape, args);
+      attend_plain<float>(shape, args);
+    else if (args.cache_dtype == DType::bf16)
+      attend_plain<bf16>(shape, args);
+    else if (args.cache_dtype == DType::fp8)
+      attend_scaled<fp8>(shape, args);
     else
-      attend_latents<bf16>(shape, args);
+      attend_scaled<int8>(shape, args);
   });
 }
 

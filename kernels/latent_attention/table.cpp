@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "../reference.h"
@@ -8,25 +9,88 @@
 namespace mmb {
 
 std::span<const Kernel<LatentAttention>> LatentAttention::kernels() {
+  [[maybe_unused]] constexpr auto int8_alone = [](DType dtype) { return dtype == DType::int8; };
   static constexpr Kernel<LatentAttention> list[] = {
-      {"flash", Impl::reference, reference::run<LatentAttention, reference::latent_attention<double>>},
-      MMB_KERNEL(LatentAttention, "flash", latent_attention)};
+    {"flash", Impl::reference, reference::run<LatentAttention, reference::latent_attention<double>>},
+    MMB_KERNEL(LatentAttention, "flash", latent_attention)
+#if defined(__x86_64__)
+        {"integer", Impl::avx512vnni, avx512vnni::latent_attention_integer, int8_alone},
+    {"integer", Impl::amx, amx::latent_attention_integer, int8_alone},
+#endif
+  };
   return list;
 }
+
+namespace {
+
+// The scales of a row's two kinds; of f32 and bf16 1.
+struct Scale {
+  int64_t index;  // in the row's scales; -1: none
+  double largest;
+};
+
+Scale scale_of(const LatentRow& row, int64_t element) {
+  if (row.dtype == DType::int8) return {element < row.latent ? 0 : 1, 127};
+  if (row.dtype == DType::fp8 && element < row.latent) return {element / kScaleBlock, 448};
+  return {-1, 1};
+}
+
+}  // namespace
+
+double LatentRow::at(const void* row, int64_t index) const {
+  const auto* bytes = static_cast<const char*>(row);
+  if (dtype == DType::fp8 && index >= latent) return element(bytes + fp8_rope(), DType::bf16, index - latent);
+  const double value = element(row, dtype, index);
+  const Scale scale = scale_of(*this, index);
+  if (scale.index < 0) return value;
+  float stored;
+  std::memcpy(&stored, bytes + scales() + 4 * scale.index, 4);
+  return value * stored;
+}
+
+void LatentRow::store(const float* values, void* row) const {
+  auto* bytes = static_cast<char*>(row);
+  std::vector<float> units(static_cast<size_t>(scale_bytes() / 4));
+  for (int64_t i = 0; i < latent + rope; ++i) {
+    const Scale scale = scale_of(*this, i);
+    if (scale.index < 0) continue;
+    float& unit = units[static_cast<size_t>(scale.index)];
+    unit = std::max(unit, std::abs(values[i]) / static_cast<float>(scale.largest));
+  }
+  for (int64_t i = 0; i < latent + rope; ++i) {
+    const Scale scale = scale_of(*this, i);
+    const float unit = scale.index < 0 ? 1 : units[static_cast<size_t>(scale.index)];
+    const float value = unit > 0 ? values[i] / unit : 0;
+    if (dtype == DType::fp8 && i >= latent)
+      set_element(bytes + fp8_rope(), DType::bf16, i - latent, value);
+    else
+      set_element(row, dtype, i, value);
+  }
+  std::memcpy(bytes + scales(), units.data(), static_cast<size_t>(scale_bytes()));
+}
+
+namespace {
+
+LatentRow row_of(const LatentAttention::Shape& shape, DType dtype) {
+  return {dtype, shape.kv_lora_rank, shape.qk_rope_head_dim};
+}
+
+}  // namespace
 
 std::string LatentAttention::key(const Shape& shape) {
   return "batch:" + std::to_string(shape.batch) + "/q:" + std::to_string(shape.new_tokens) +
          "/ctx:" + length_key(shape.context, shape.shortest);
 }
 
-Cost LatentAttention::cost(const Shape& shape, DType dtype, std::string_view) {
+Cost LatentAttention::cost(const Shape& shape, DType dtype, std::string_view algo) {
   const Batch batch(shape.batch, shape.new_tokens, shape.context, shape.shortest);
   const auto H = static_cast<double>(shape.num_attention_heads), R = static_cast<double>(shape.kv_lora_rank),
              D = static_cast<double>(shape.qk_rope_head_dim), pairs = static_cast<double>(batch.attended());
   const double flops = 2 * H * (2 * R + D) * pairs;
   return {.flops = flops,
           .bf16_flops = bf16_flops(flops, dtype),
-          .kv_bytes = static_cast<double>(batch.cached()) * (R + D) * static_cast<double>(size_of(dtype)),
+          .int8_flops = algo == "integer" ? flops : 0,
+          .kv_bytes = static_cast<double>(batch.cached() * row_of(shape, dtype).bytes()),
           .activation_bytes = 4 * static_cast<double>(batch.tokens()) * H * (2 * R + D),
           .exps = H * pairs};
 }
@@ -42,31 +106,46 @@ const LatentAttention::Shape& checked(const LatentAttention::Shape& s) {
 
 }  // namespace
 
-LatentAttention::Problem::Problem(const Shape& shape, DType dtype, std::string_view, Arena& arena, uint64_t seed)
+// What algo `integer` rounds has even errors. A query element's, of at most 1/254 of the largest, has a deviation of
+// 1/(127 sqrt(12)) of it, and so has a score relative to what scores deviate by, times the largest query in deviations: here
+// 2 and 4.5, and 2.3 times that for tokens of the largest scale. A weight's, of at most 1/510 of the largest in its block, adds
+// up over the tokens of a block as the square root of their number. Errors of tokens add up as the tokens' own parts do.
+double LatentAttention::tolerance(const Shape& shape, std::string_view algo) {
+  const double plain = sum_tolerance(shape.context) + 48 * 0x1p-24;  // attention.cpp
+  if (algo != "integer") return plain;
+  constexpr double kScores = 2, kLargestQuery = 4.5, kLargestScale = 2.3, kBlock = 192;
+  return (kScores * kLargestQuery * kLargestScale / 127 + std::sqrt(kBlock) / 255) / std::sqrt(12.0) + plain;
+}
+
+LatentAttention::Problem::Problem(const Shape& shape, DType dtype, std::string_view algo, Arena& arena, uint64_t seed)
     : shape_(checked(shape)),
       arena_(arena),
       batch_(shape.batch, shape.new_tokens, shape.context, shape.shortest),
+      tolerance_(LatentAttention::tolerance(shape, algo)),
       q_(batch_.tokens() * shape.num_attention_heads * (shape.kv_lora_rank + shape.qk_rope_head_dim)),
       out_(batch_.tokens() * shape.num_attention_heads * shape.kv_lora_rank),
       expected_(out_.size()) {
-  // With this scale, scores have a deviation of 2.
-  fill_normal(q_, seed, 2 / Arena::kRms);
-  const double row = static_cast<double>(shape.kv_lora_rank + shape.qk_rope_head_dim);
-  args_ = {batch_.view(), q_.data(), nullptr, dtype, shape.context, static_cast<float>(1 / std::sqrt(row)),
+  const int64_t R = shape.kv_lora_rank, row = R + shape.qk_rope_head_dim;
+  // With this scale, scores have a deviation of 2, to which every element of a row adds alike.
+  fill_normal(q_, seed, 2);
+  const auto latent = static_cast<float>(Arena::rms(dtype)),
+             rope = static_cast<float>(Arena::rms(dtype == DType::fp8 ? DType::bf16 : dtype));
+  for (int64_t i = 0; i < q_.size(); ++i) q_[i] /= i % row < R ? latent : rope;
+  args_ = {batch_.view(), q_.data(),     nullptr,
+           dtype,         shape.context, static_cast<float>(1 / std::sqrt(static_cast<double>(row))),
            out_.data()};
   next();
 }
 
 void LatentAttention::Problem::next() {
-  const int64_t row = shape_.kv_lora_rank + shape_.qk_rope_head_dim;
-  args_.cache = arena_.take(shape_.batch * shape_.context * row * size_of(args_.cache_dtype));
+  args_.cache = arena_.take(shape_.batch * shape_.context * row_of(shape_, args_.cache_dtype).bytes());
   expected_args_ = args_;
   expected_args_.out = expected_.data();
 }
 
 std::vector<Output> LatentAttention::Problem::outputs(const Args& args, int64_t unit) const {
   const float* out = args.out + unit * shape_.kv_lora_rank;
-  return {{"out", {out, out + shape_.kv_lora_rank}, sum_tolerance(shape_.context) + 48 * 0x1p-24}};  // attention.cpp
+  return {{"out", {out, out + shape_.kv_lora_rank}, tolerance_}};
 }
 
 }  // namespace mmb

@@ -1,0 +1,10 @@
+// The algo `integer` on AMX: tiles.h.
+#include "tiles.h"
+
+namespace mmb::MMB_IMPL {
+
+void latent_attention_integer(const LatentAttention::Shape& shape, const LatentAttention::Args& args) noexcept {
+  team([&] { attend_integers<TileDots<TileUnit>>(shape, args); });
+}
+
+}  // namespace mmb::MMB_IMPL
