@@ -28,8 +28,14 @@ inline double bf16_flops(double flops, DType stored) {
 }
 
 inline Cost operator*(double n, const Cost& a) {
-  return {n * a.flops,    n * a.bf16_flops,       n * a.rounded_flops, n * a.weight_bytes,
-          n * a.kv_bytes, n * a.activation_bytes, n * a.exps};
+  return {.flops = n * a.flops,
+          .bf16_flops = n * a.bf16_flops,
+          .rounded_flops = n * a.rounded_flops,
+          .int8_flops = n * a.int8_flops,
+          .weight_bytes = n * a.weight_bytes,
+          .kv_bytes = n * a.kv_bytes,
+          .activation_bytes = n * a.activation_bytes,
+          .exps = n * a.exps};
 }
 
 inline Cost operator+(const Cost& a, const Cost& b) {
