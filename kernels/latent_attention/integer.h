@@ -6,7 +6,10 @@
 //   Signs    one operand of a dot is unsigned: a key is stored as c + 128, and 128 times the query's sum is taken off. A scale
 //            may be negative: its token's values are stored as ~c = -c - 1, and its weights' sum is added.
 // Rounding: of a query element at most 1/254 of the part's largest, of a weight 1/510 of the block's largest; sums are exact
-// up to 2^16 dims, and o is kept in f32.
+// up to 2^16 dims, and o is kept in f32. What becomes of it in the output: LatentAttention::tolerance (table.cpp).
+// Bound: the dots: V3's 128 heads ask 2 * 128 * 1088 FLOPs of a row of 584 bytes.
+// Blocking: 192 tokens: keys 108 KB and values 96 KB, laid out once for all rows of a tile; of 128 rows, q is 72 KB, o 256 KB,
+// sums, scores and weights of a few tiles of rows 80 KB: in L2. Split: query_rows.h.
 // Layouts, of 16 rows or dims side by side, so that a line is one operand of both a VNNI dot and a matrix unit:
 //   q        s8 [tile of 16 rows][step of 4 dims][16 rows][4]; each part padded with zeros to whole multiples of 64 dims
 //   keys     u8 [token][latent, then rope], padded likewise with anything
