@@ -28,7 +28,7 @@ struct MoeLayer {
     const int32_t* replay = nullptr;  // moe_router.h
   };
 
-  static Shape shape(const Model& model, int64_t tokens, Routing routing = Routing::uniform);
+  static Shape shape(const Model& model, int64_t tokens, const Routing& routing = {});
   static std::string key(const Shape& shape);
   static Cost cost(const Shape& shape, DType dtype, std::string_view algo);
   static int64_t units(const Shape& shape) { return shape.router.tokens; }  // a unit is a token
