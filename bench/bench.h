@@ -91,8 +91,9 @@ class Suite {
   // The shortest sequence's context in a batch: 0 where all are alike, and uneven ones.
   std::vector<int64_t> shortest(int64_t batch, int64_t new_tokens, int64_t context) const;
 
-  // How the tokens of a model with experts choose them.
-  std::vector<Routing> routings(const Model& model, const ByProfile<Routing>& values);
+  // How the tokens of a model with experts choose them; uniformly where nothing says otherwise.
+  std::vector<Routing> routings(const Model& model,
+                                const ByProfile<Routing>& values = {{Routing{}}, {Routing{}}, {Routing{}}});
 
   // Every selected kernel of Op at this shape. The headline algo is timed with threads:1 too.
   template <class Op, auto Reference>

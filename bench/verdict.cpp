@@ -240,7 +240,7 @@ std::vector<Experts> experts(const Rows& rows, const std::string& model) {
     const std::string key = "tokens:" + std::to_string(*tokens);
     std::vector<const Result*> skewed;
     for (const Result* other : rows.of("moe_experts"))
-      if (other != r && other->name.algo == r->name.algo && other->name.model == model &&
+      if (*tokens > 1 && other != r && other->name.algo == r->name.algo && other->name.model == model &&
           key_value(other->name.key, "tokens") == tokens)
         skewed.push_back(other);
     all.push_back({*tokens, r->counters.at("experts_touched"), timing(*r),
