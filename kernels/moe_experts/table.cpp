@@ -20,9 +20,9 @@ namespace {
 
 // Of the `index`-th thing drawn for token `token` of a layer; the ranks of its experts are token -1's.
 double draw(const Routing& routing, int64_t token, int64_t index) {
-  // Of the first 60 seeds the one with which 2 to 32 uniform tokens of layer 0 touch most nearly as many experts as is
-  // expected: within 5.3 % in DeepSeek-V2-Lite, V2, V3 and Qwen3-MoE.
-  constexpr uint64_t kSeed = 48, kTokens = uint64_t{1} << 32;
+  // A typical seed: 2 to 32 tokens of layer 0 in DeepSeek-V2-Lite, V2, V3 and Qwen3-MoE touch as many experts as is expected
+  // within 5.4 % under uniform routing, and within 14 % under skew 1 or overlap 0.38.
+  constexpr uint64_t kSeed = 181000, kTokens = uint64_t{1} << 32;
   return uniform(kSeed + static_cast<uint64_t>(routing.layer) * kTokens + static_cast<uint64_t>(token),
                  static_cast<uint64_t>(index));
 }
