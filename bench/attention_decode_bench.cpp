@@ -16,7 +16,7 @@ void register_attention_decode(Suite& suite) {
               for (int64_t shortest : suite.shortest(batch, 1, context))
                 suite.add<AttentionDecode, reference::attention_decode<double>>(
                     model, attention_shape(model, batch, 1, context, shortest),
-                    context == 4096 && model.name == "DeepSeek-V3~mha" ? "flash" : "");
+                    {.headline = context == 4096 && model.name == "DeepSeek-V3~mha" ? "flash" : ""});
       });
 }
 

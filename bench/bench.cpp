@@ -16,8 +16,8 @@ namespace {
 volatile std::sig_atomic_t stop_signal = 0;
 
 constexpr const char* kInterrupted = "interrupted";
-constexpr double kVerifySeconds = 0.1;  // of the reference, per row
-constexpr double kMostFlops = 2e12;     // of one iteration: ten seconds on two cores
+constexpr double kMostFlops = 2e12;       // of one iteration: ten seconds on two cores
+constexpr double kMostModelFlops = 2e13;  // of a whole model's
 // Of the ruler, a few milliseconds each: before and after a row, and now and then in between.
 constexpr int kBursts = 3;
 constexpr double kSecondsBetweenBursts = 0.01;
@@ -38,6 +38,7 @@ double min_time(const Selection& selection) {
     case Profile::quick:
       return 0.05;
     case Profile::full:
+    case Profile::model:
       return 0.2;
   }
   return 0;
@@ -49,6 +50,7 @@ int64_t memory_budget(const Selection& selection) {
   if (budget == 0 && selection.profile == Profile::smoke) budget = int64_t{64} << 20;
   if (budget == 0 && selection.profile == Profile::quick) budget = 2'000'000'000;
   if (budget == 0 && selection.profile == Profile::full) budget = std::min(available / 2, int64_t{8} << 30);
+  if (budget == 0 && selection.profile == Profile::model) budget = available / 16 * 15;
   return std::min(budget, available);
 }
 
@@ -101,6 +103,7 @@ Suite::Suite(Selection selection)
   // activations and scratch memory.
   const int64_t caches = last_level_cache_bytes();
   arena_bytes_ = std::min(std::max({int64_t{1} << 30, 4 * caches, memory_ / 2}), memory_ / 8 * 7);
+  if (selection_.profile == Profile::model) arena_bytes_ = memory_ / 8 * 7;
   if (selection_.profile == Profile::smoke && selection_.memory == 0) arena_bytes_ = memory_ / 2;
   // Of three times its size read round and round, a cache that replaces at random still holds 6 %.
   cold_ = arena_bytes_ >= 3 * caches;
@@ -206,15 +209,16 @@ void Suite::push(Row row) {
     MMB_REQUIRE(supported(row.impl), "this CPU lacks " << row.name.impl);
     // Inputs, outputs, and the reference's outputs beside them.
     const double beside = static_cast<double>(memory_ - arena_bytes_);
-    if (2 * row.cost.activation_bytes > beside) {
+    if (2 * row.activation_memory > beside) {
       std::ostringstream text;
-      text << "memory: activations of " << row.cost.activation_bytes << " bytes, twice, do not fit the " << beside
+      text << "memory: activations of " << row.activation_memory << " bytes, twice, do not fit the " << beside
            << " bytes that --memory leaves beside the arena";
       throw Error(text.str());
     }
-    if (row.cost.flops > kMostFlops && selection_.row.empty()) {
+    const double most = selection_.profile == Profile::model ? kMostModelFlops : kMostFlops;
+    if (row.cost.flops > most && selection_.row.empty()) {
       std::ostringstream text;
-      text << "time: " << row.cost.flops << " FLOPs in one iteration, more than " << kMostFlops
+      text << "time: " << row.cost.flops << " FLOPs in one iteration, more than " << most
            << "; --row runs it all the same";
       throw Error(text.str());
     }
@@ -252,7 +256,7 @@ Subject& Suite::ready(Row& row) {
 const Verification& Suite::verify(Row& row) {
   Subject& subject = ready(row);
   subject.iterate();
-  return row.verification.emplace(subject.verify(selection_.seed, kVerifySeconds));
+  return row.verification.emplace(subject.verify(selection_.seed, row.verify_seconds));
 }
 
 void Suite::time(Row& row, benchmark::State& state) {
@@ -278,7 +282,7 @@ void Suite::time(Row& row, benchmark::State& state) {
   for (int i = 0; i < kBursts; ++i) ruler.burst();
   // What was timed is what is verified: a run of seconds need not be made twice. Once a row, though Google Benchmark calls
   // again for more iterations and for each repetition.
-  if (!row.verification) row.verification = subject.verify(selection_.seed, kVerifySeconds);
+  if (!row.verification) row.verification = subject.verify(selection_.seed, row.verify_seconds);
   if (!row.verification->failure.empty()) return state.SkipWithError(row.verification->failure.c_str());
 
   using benchmark::Counter;
@@ -314,6 +318,10 @@ void Suite::time(Row& row, benchmark::State& state) {
   rate("gbs", cost.bytes() * 1e-9);
   rate("roof", ideal);
   if (row.tokens > 0) state.SetItemsProcessed(state.iterations() * static_cast<int64_t>(row.tokens));
+  if (const double whole = subject.model_seconds(1); whole > 0) {
+    rate("model_tokens_per_second", static_cast<double>(row.tokens) / whole);
+    state.counters["extrapolated"] = 1 - 1 / whole;
+  }
 }
 
 void Suite::measure_machines() {

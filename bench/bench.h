@@ -47,6 +47,8 @@ class Subject {
   virtual ~Subject() = default;
   virtual void iterate() = 0;                                           // one cold run
   virtual Verification verify(uint64_t seed, double budget) const = 0;  // of the latest run
+  // Of a whole model's step that takes `seconds`: of all the model's layers, run or not. 0: not a whole model's.
+  virtual double model_seconds(double seconds) const = 0;
 };
 
 struct Row {
@@ -56,7 +58,9 @@ struct Row {
   bool reads_arena = false;  // weights or caches, cold in every iteration
   std::string note;          // of a library's row
   Cost cost;
-  std::vector<Cost> parts;                 // of a composite: its ops'
+  std::vector<Component> parts;            // of a composite: its ops
+  double activation_memory = 0;            // bytes of inputs and outputs
+  double verify_seconds = 0.1;             // of the reference
   int64_t tokens = 0;                      // per iteration
   std::map<std::string, double> counters;  // those that the shape alone decides
   std::function<std::unique_ptr<Subject>()> prepare;
@@ -66,7 +70,7 @@ struct Row {
 // What each profile times of one dimension.
 template <class T>
 struct ByProfile {
-  std::vector<T> smoke, quick, full;
+  std::vector<T> smoke = {}, quick = {}, full = {}, model = {};
 };
 
 class Suite {
@@ -80,6 +84,7 @@ class Suite {
   std::vector<T> choose(const std::vector<T>& selected, const ByProfile<T>& values) const {
     if (!selected.empty()) return selected;
     if (selection_.profile == Profile::smoke) return values.smoke;
+    if (selection_.profile == Profile::model) return values.model;
     // What a name does not say (into how many lengths a batch is cut) is any that there is.
     return selection_.profile == Profile::full || !selection_.row.empty() ? values.full : values.quick;
   }
@@ -92,12 +97,21 @@ class Suite {
   std::vector<int64_t> shortest(int64_t batch, int64_t new_tokens, int64_t context) const;
 
   // How the tokens of a model with experts choose them; uniformly where nothing says otherwise.
-  std::vector<Routing> routings(const Model& model,
-                                const ByProfile<Routing>& values = {{Routing{}}, {Routing{}}, {Routing{}}});
+  std::vector<Routing> routings(const Model& model, const ByProfile<Routing>& values = {
+                                                        {Routing{}}, {Routing{}}, {Routing{}}, {Routing{}}});
 
-  // Every selected kernel of Op at this shape. The headline algo is timed with threads:1 too.
+  struct Choice {
+    std::string headline = {};       // the algo that is timed with threads:1 too
+    std::vector<DType> dtypes = {};  // instead of those selected
+    std::string algo = {};           // the only one
+  };
+  // Every selected kernel of Op at this shape.
   template <class Op, auto Reference>
-  void add(const Model& model, const typename Op::Shape& shape, std::string_view headline = "");
+  void add(const Model& model, const typename Op::Shape& shape, const Choice& choice);
+  template <class Op, auto Reference>
+  void add(const Model& model, const typename Op::Shape& shape) {
+    add<Op, Reference>(model, shape, Choice());
+  }
 
   // Calls the bench files of the selected ops, in the order of ops.h. Throws where nothing is left to run.
   void add_rows();
@@ -108,6 +122,7 @@ class Suite {
   // Runs a row once and verifies it.
   const Verification& verify(Row& row);
   Row& row(const std::string& name);
+  const Row& row(const std::string& name) const { return const_cast<Suite*>(this)->row(name); }
   // The rulers of all rows: the machine on their threads, with their instructions.
   void measure_machines();
   const std::map<std::pair<Threads, Impl>, Machine>& machines() const { return machines_; }
@@ -119,6 +134,7 @@ class Suite {
   // The model that a row names.
   Model model(const std::string& name) const;
   const Selection& selection() const { return selection_; }
+  Profile profile() const { return selection_.profile; }
   int64_t arena_bytes() const { return arena_bytes_; }
 
  private:
@@ -185,6 +201,11 @@ class OpSubject : public Subject {
   void iterate() override {
     problem_.next();
     kernel_.run(shape_, problem_.args());
+    if constexpr (requires { problem_.ran(); }) problem_.ran();
+  }
+  double model_seconds([[maybe_unused]] double seconds) const override {
+    if constexpr (requires { problem_.model_seconds(seconds); }) return problem_.model_seconds(seconds);
+    return 0;
   }
   Verification verify(uint64_t seed, double budget) const override {
     return mmb::verify<Op, Reference>(shape_, problem_, seed, budget);
@@ -211,6 +232,7 @@ template <class Shape>
 int64_t cached_tokens(const Shape& shape) {
   if constexpr (requires { shape.shortest; })
     return Batch(shape.batch, shape.new_tokens, shape.context, shape.shortest).cached();
+  if constexpr (requires { shape.layers; }) return shape.batch * shape.context;
   if constexpr (requires { shape.mla_layer; })
     return shape.mla_layer.batch ? cached_tokens(shape.mla_layer) : cached_tokens(shape.attention_layer);
   return 0;
@@ -231,6 +253,7 @@ void count_experts(const Shape& shape, std::map<std::string, double>& counters) 
   }
   if constexpr (requires { shape.router; }) count_experts(shape.experts, counters);
   if constexpr (requires { shape.moe_layer; }) count_experts(shape.moe_layer.experts, counters);
+  if constexpr (requires { shape.layers; }) count_experts(shape.layers.back(), counters);
 }
 
 }  // namespace detail
@@ -261,14 +284,14 @@ Verification verify(const typename Op::Shape& shape, const typename Op::Problem&
 }
 
 template <class Op, auto Reference>
-void Suite::add(const Model& model, const typename Op::Shape& shape, std::string_view headline) {
+void Suite::add(const Model& model, const typename Op::Shape& shape, const Choice& choice) {
   static_assert(Operator<Op>);
   try {
     for (const Kernel<Op>& kernel : Op::kernels()) {
-      if (!selected(kernel.impl)) continue;
-      for (DType dtype : selection_.dtypes) {
+      if (!selected(kernel.impl) || (!choice.algo.empty() && choice.algo != kernel.algo)) continue;
+      for (DType dtype : choice.dtypes.empty() ? selection_.dtypes : choice.dtypes) {
         if (!takes(kernel, dtype)) continue;
-        for (Threads threads : threads(kernel.algo == headline)) {
+        for (Threads threads : threads(kernel.algo == choice.headline)) {
           Row row;
           row.name = {Op::name,
                       kernel.algo,
@@ -282,6 +305,10 @@ void Suite::add(const Model& model, const typename Op::Shape& shape, std::string
           if (kernel.note) row.note = kernel.note();
           row.threads = threads;
           row.cost = Op::cost(shape, dtype, kernel.algo);
+          row.activation_memory = row.cost.activation_bytes;
+          if constexpr (requires { Op::activation_memory(shape); })
+            row.activation_memory = Op::activation_memory(shape);
+          if constexpr (requires { Op::kVerifySeconds; }) row.verify_seconds = Op::kVerifySeconds;
           if constexpr (requires { Op::parts(shape, dtype); }) row.parts = Op::parts(shape, dtype);
           if constexpr (requires { Op::parts(shape, dtype, kernel.algo); })
             row.parts = Op::parts(shape, dtype, kernel.algo);

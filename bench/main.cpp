@@ -7,6 +7,7 @@
 
 #include "account.h"
 #include "context.h"
+#include "elsewhere.h"
 #include "reporter.h"
 #include "verdict.h"
 
@@ -19,15 +20,19 @@ constexpr int kWrongResult = 1, kBadInput = 2;
 struct Flags {
   std::string profile = "quick", models, batches, contexts, new_tokens, dtypes, threads, impls, ops, filter, row,
               memory, skews, overlaps, traces;
-  std::string min_time, repetitions, seed = "1", out, alias;
+  std::string min_time, repetitions, seed = "1", out, alias, usd_per_hour;
 };
 
 struct AccountFlags {
-  std::string context = "4096", batch = "1", dtype = "bf16", cache_dtype = "bf16", format = "table";
+  std::string context = "4096", batch = "1", dtype = "bf16", cache_dtype = "bf16", format = "table", machine,
+              usd_per_hour;
+  bool details = false;
 };
 
 void add_selection_flags(CLI::App& command, Flags& flags) {
-  command.add_option("--profile", flags.profile, "what is timed where no flag says: smoke, quick or full")
+  command
+      .add_option("--profile", flags.profile,
+                  "what is timed where no flag says: smoke, quick, full, or model: one whole")
       ->capture_default_str();
   command.add_option("--op", flags.ops, "only these ops: mla_decode,moe_experts");
   command.add_option("--model", flags.models,
@@ -41,14 +46,16 @@ void add_selection_flags(CLI::App& command, Flags& flags) {
   command.add_option("--overlap", flags.overlaps,
                      "routing: share of its experts that a token keeps of the last: 0,0.38");
   command.add_option("--trace", flags.traces, "routing: files of the experts chosen, a token a line");
-  command.add_option("--dtype", flags.dtypes, "storage of weights and caches: bf16,f32 (default bf16)");
+  command.add_option("--dtype", flags.dtypes,
+                     "storage of weights and caches: f32, bf16, fp8, int8, int4 (default bf16; model: bf16,int8)");
   command.add_option("--threads", flags.threads, "1, all or both (default all, and 1 for the headline rows)");
   command.add_option(
       "--impl", flags.impls,
       "instruction-set levels, reference, or peers: other libraries beside the fastest (default the fastest)");
   command.add_option("--filter", flags.filter, "only the rows in whose name this regular expression is found");
   command.add_option("--row", flags.row, "exactly this row, whatever the profile: a name that list prints");
-  command.add_option("--memory", flags.memory, "bytes the run may use: 4G, 512Mi (default 2G; full: up to 8Gi)");
+  command.add_option("--memory", flags.memory,
+                     "bytes the run may use: 4G, 512Mi (default 2G; full: up to 8Gi; model: most of it)");
   command.add_option("--seed", flags.seed, "seed of all inputs")->capture_default_str();
 }
 
@@ -67,6 +74,8 @@ Selection selection_of(const Flags& flags) {
     selection.dtypes = parse_dtypes(flags.dtypes);
   else if (selection.profile == Profile::smoke)
     selection.dtypes = {kWeightTypes.begin(), kWeightTypes.end()};
+  else if (selection.profile == Profile::model)
+    selection.dtypes = {DType::bf16, DType::int8};
   if (!flags.threads.empty()) selection.threads = parse_threads(flags.threads);
   if (!flags.impls.empty()) selection.impls = parse_impls(flags.impls);
   if (!flags.filter.empty()) selection.filter = parse_regex("--filter", flags.filter);
@@ -112,8 +121,18 @@ std::string skipped_fact(const Suite& suite) {
   return text;
 }
 
-// The dimensions of every model that the rows name.
-std::string models_fact(Suite& suite) {
+// Every model that the rows name.
+std::vector<Model> models(Suite& suite) {
+  std::set<std::string> names;
+  for (const Row& row : suite.rows()) names.insert(row.name.model);
+  names.erase(no_model().name);
+  std::vector<Model> all;
+  for (const std::string& name : names) all.push_back(suite.model(name));
+  return all;
+}
+
+// Their dimensions.
+std::string models_fact(const std::vector<Model>& models) {
   static constexpr std::pair<const char*, int64_t Model::*> kFields[] = {
       {"hidden_size", &Model::hidden_size},
       {"num_hidden_layers", &Model::num_hidden_layers},
@@ -131,21 +150,42 @@ std::string models_fact(Suite& suite) {
       {"num_experts_per_tok", &Model::num_experts_per_tok},
       {"shared_expert_intermediate_size", &Model::shared_expert_intermediate_size},
   };
-  std::set<std::string> names;
-  for (const Row& row : suite.rows()) names.insert(row.name.model);
-  names.erase(no_model().name);
   std::string text;
-  for (const std::string& name : names) {
-    const Model model = suite.model(name);
-    text += (text.empty() ? "" : "; ") + name + ":";
+  for (const Model& model : models) {
+    text += (text.empty() ? "" : "; ") + model.name + ":";
     for (const auto& [field, member] : kFields)
       if (model.*member) text += std::string(" ") + field + " " + std::to_string(model.*member);
   }
   return text;
 }
 
+// Their accounts, at the defaults of `bench_mla account`; of a config without what an account asks for, none.
+std::string accounts_fact(const std::vector<Model>& models) {
+  std::vector<Account> accounts;
+  for (const Model& model : models) try {
+      accounts.push_back(account(model));
+    } catch (const Error&) {
+    }
+  return account_fact(accounts);
+}
+
+// With details, the dense bundled models are the rivals.
+std::vector<Account> accounts_of(const std::vector<std::string>& specs, const AccountOptions& options, bool details) {
+  std::vector<Model> rivals;
+  for (const std::string& name : details ? bundled_models() : std::vector<std::string>())
+    if (Model model = load_model(name); model.moe_layers() == 0) rivals.push_back(std::move(model));
+  std::vector<Account> accounts;
+  for (const std::string& spec : specs) {
+    const Model model = load_model(spec);
+    accounts.push_back(account(model, options));
+    if (details) accounts.back().details = account_details(model, rivals);
+  }
+  return accounts;
+}
+
 int run(const Flags& flags, const std::vector<std::string>& command_line,
         const std::vector<std::string>& google_flags) {
+  const Price price{flags.usd_per_hour.empty() ? 0 : parse_usd(flags.usd_per_hour)};
   Suite suite(selection_of(flags));
   suite.add_rows();
   stop_on_signals();
@@ -162,12 +202,21 @@ int run(const Flags& flags, const std::vector<std::string>& command_line,
                                 machines);
   context["mmb.arena_bytes"] = std::to_string(suite.arena_bytes());
   context["mmb.skipped"] = skipped_fact(suite);
-  context["mmb.models"] = models_fact(suite);
+  const std::vector<Model> timed = models(suite);
+  context["mmb.models"] = models_fact(timed);
+  context["mmb.accounts"] = accounts_fact(timed);
+  context["mmb.bundled_accounts"] = account_fact(accounts_of(bundled_models(), {}, /*details=*/true));
   Reporter reporter(suite, flags.out.empty() ? default_file() : flags.out, header(context, best));
   reporter.set_context(context);
   suite.register_rows(!given(google_flags, "--benchmark_min_time"), !given(google_flags, "--benchmark_repetitions"));
   benchmark::RunSpecifiedBenchmarks(&reporter);
-  if (!interrupted()) finish_context(context, best, suite.measure_machine(Threads::all, best.impl));
+  std::ostringstream verdict;
+  if (!interrupted()) {
+    finish_context(context, best, suite.measure_machine(Threads::all, best.impl));
+    print_verdict(suite, reporter.results(), price, verdict);
+    context["mmb.verdict"] = verdict.str();
+    context.merge(dense_equivalents(suite, reporter.results()));
+  }
   reporter.set_context(context);
   reporter.write();
 
@@ -177,7 +226,7 @@ int run(const Flags& flags, const std::vector<std::string>& command_line,
     std::cerr << "bench_mla: interrupted: the file holds the rows that finished\n";
     return 128 + interrupted();
   }
-  print_verdict(suite, reporter.results(), isatty(STDOUT_FILENO) ? std::cout : std::cerr);
+  (isatty(STDOUT_FILENO) ? std::cout : std::cerr) << verdict.str();
   if (reporter.wrong() == 0) return 0;
   std::cerr << "bench_mla: " << reporter.wrong() << " of " << reporter.results().size()
             << " rows gave a wrong result\n";
@@ -233,9 +282,20 @@ int print_account(const Flags& flags, const AccountFlags& account_flags) {
   options.cache_dtype = account_flags.cache_dtype;
   if (account_flags.format != "table" && account_flags.format != "json")
     throw Error("--format: expected table or json, got '" + account_flags.format + "'");
-  std::vector<Account> accounts;
-  for (const std::string& spec : flags.models.empty() ? bundled_models() : parse_words("--model", flags.models))
-    accounts.push_back(account(load_model(spec), options));
+  if (!account_flags.usd_per_hour.empty() && account_flags.machine.empty())
+    throw Error("--usd-per-hour: expected --machine beside it");
+  if (!account_flags.machine.empty()) {
+    const OtherMachine machine = load_machine(
+        account_flags.machine, account_flags.usd_per_hour.empty() ? 0 : parse_usd(account_flags.usd_per_hour));
+    const std::vector<DType> dtypes = parse_dtypes(account_flags.dtype);
+    if (options.context < 1) throw Error("--context: expected 1 or more with --machine");
+    for (const std::string& spec : flags.models.empty() ? bundled_models() : parse_words("--model", flags.models))
+      for (DType dtype : dtypes)
+        std::cout << bounds_in_words(load_model(spec), machine, options.batch, options.context, dtype);
+    return 0;
+  }
+  const std::vector<Account> accounts = accounts_of(
+      flags.models.empty() ? bundled_models() : parse_words("--model", flags.models), options, account_flags.details);
   std::cout << (account_flags.format == "json" ? account_json(accounts) : account_table(accounts));
   return 0;
 }
@@ -315,6 +375,8 @@ int main(std::vector<std::string> arguments) {
   for (CLI::App* command : {run_command, verify_command, list_command}) add_selection_flags(*command, flags);
   run_command->add_option("--out", flags.out, "the result file (default results/<time>.json)");
   run_command->add_option("--alias", flags.alias, "what the file calls this machine (default: nothing)");
+  run_command->add_option("--usd-per-hour", flags.usd_per_hour,
+                          "what this machine costs: whole models' rows then say what a million tokens do");
   run_command->add_option("--repetitions", flags.repetitions, "times that each row is measured (default 1)");
   run_command->add_option("--min-time", flags.min_time,
                           "seconds that a measurement lasts at least (default: the profile's)");
@@ -325,7 +387,14 @@ int main(std::vector<std::string> arguments) {
   account_command->add_option("--dtype", account_flags.dtype, "of the weights: bf16, fp8 ... or native")
       ->capture_default_str();
   account_command->add_option("--cache-dtype", account_flags.cache_dtype, "of the KV cache")->capture_default_str();
+  account_command->add_option("--machine", account_flags.machine,
+                              "tokens/s that another machine's peaks allow, instead: H800x8, or a file like those in "
+                              "bench/machines");
+  account_command->add_option("--usd-per-hour", account_flags.usd_per_hour, "what that machine costs");
   account_command->add_option("--format", account_flags.format, "table or json")->capture_default_str();
+  account_command->add_flag(
+      "--details", account_flags.details,
+      "more figures: by batch, by bits, by part; where models are equal; each names what it is at");
 
   try {
     std::reverse(arguments.begin(), arguments.end());  // the order that CLI11 takes a vector in

@@ -17,7 +17,7 @@ void register_mla_decode(Suite& suite) {
               for (int64_t shortest : suite.shortest(batch, new_tokens, context))
                 suite.add<MlaDecode, reference::mla_decode<double>>(
                     model, MlaDecode::shape(model, batch, new_tokens, context, shortest),
-                    context == 4096 && model.name == "DeepSeek-V3" ? "absorbed" : "");
+                    {.headline = context == 4096 && model.name == "DeepSeek-V3" ? "absorbed" : ""});
       });
 }
 

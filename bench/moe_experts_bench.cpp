@@ -24,7 +24,7 @@ void register_moe_experts(Suite& suite) {
                    .full = tokens == 1 ? std::vector{kUniform} : std::vector{kUniform, kZipf, kOverlap, kIdentical}}))
             suite.add<MoeExperts, reference::moe_experts<double>>(
                 model, MoeExperts::shape(model, tokens, routing),
-                tokens == 1 && model.name == "DeepSeek-V3" ? "grouped" : "");
+                {.headline = tokens == 1 && model.name == "DeepSeek-V3" ? "grouped" : ""});
       });
 }
 

@@ -19,7 +19,9 @@
   X(attention_layer)   \
   X(mla_layer)         \
   X(moe_layer)         \
-  X(decoder_layer)
+  X(decoder_layer)     \
+  X(decode_step)       \
+  X(prefill_step)
 
 namespace mmb {
 class Suite;

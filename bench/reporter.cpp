@@ -1,5 +1,7 @@
 #include "reporter.h"
 
+#include "model_verdict.h"
+
 #include <unistd.h>
 
 #include <cmath>
@@ -104,6 +106,21 @@ std::string short_time(double seconds) {
   return three_digits(seconds) + " s";
 }
 
+std::optional<double> seconds_of_parts(const Row& row, std::span<const Result> results) {
+  double seconds = 0;
+  const std::string base = row.name.model.substr(0, row.name.model.find('~'));
+  for (const Component& part : row.parts) {
+    const auto found = std::find_if(results.begin(), results.end(), [&](const Result& r) {
+      return r.error.empty() && r.name.op == part.op && r.name.algo == part.algo && r.name.dtype == name(part.dtype) &&
+             r.name.impl == row.name.impl && r.name.key == part.key && r.name.threads == row.name.threads &&
+             (r.name.model == row.name.model || r.name.model == base);
+    });
+    if (found == results.end()) return {};
+    seconds += part.count * found->seconds;
+  }
+  return row.parts.empty() ? std::nullopt : std::optional(seconds);
+}
+
 Reporter::Reporter(Suite& suite, std::filesystem::path file, std::string header)
     : suite_(suite),
       file_(std::move(file)),
@@ -133,10 +150,35 @@ void Reporter::write() const {
   for (const Result& result : results_)
     if (result.error.empty()) vs_best[result.name.text()] = result.seconds / best[contest(result.name)];
 
+  std::map<std::string, double> parts_ratio;
+  for (const Result& result : results_)
+    if (const auto parts = seconds_of_parts(suite_.row(result.name.text()), results_))
+      parts_ratio[result.name.text()] = *parts / result.seconds;
+
+  std::map<std::string, double> break_even;  // of steps that verify drafts, beside a plain one
+  for (const Result& result : results_) {
+    const auto new_tokens = key_value(result.name.key, "q");
+    if (result.name.op != "decode_step" || !result.error.empty() || new_tokens.value_or(1) == 1) continue;
+    RowName plain = result.name;
+    const std::string q = "/q:";
+    const size_t at = plain.key.find(q) + q.size();
+    plain.key.replace(at, plain.key.find('/', at) - at, "1");
+    for (const Result& other : results_) {
+      if (other.name.text() != plain.text() || !other.error.empty()) continue;
+      const double least = break_even_acceptance(result.seconds / other.seconds, *new_tokens - 1);
+      if (std::isfinite(least)) break_even[result.name.text()] = least;
+    }
+  }
+
   json document = {{"context", context_}, {"benchmarks", runs_}};
   for (json& row : document["benchmarks"]) {
-    const auto found = vs_best.find(row["name"]);
-    if (found != vs_best.end()) row["vs_best"] = found->second;
+    const auto late = [&](const char* counter, const std::map<std::string, double>& values) {
+      const auto found = values.find(row["name"]);
+      if (found != values.end() && !row.contains("error_message")) row[counter] = found->second;
+    };
+    late("vs_best", vs_best);
+    late("parts_ratio", parts_ratio);
+    late("break_even_acceptance", break_even);
   }
 
   const std::filesystem::path partial = file_.string() + ".partial";

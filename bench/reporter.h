@@ -17,6 +17,10 @@ struct Result {
   std::string error;  // what was wrong; empty: nothing
 };
 
+// The sum of what the ops of a composite took in rows of their own, in seconds; nothing where one has no row. What a rival
+// shares with the model that it comes from may be that one's row.
+std::optional<double> seconds_of_parts(const Row& row, std::span<const Result> results);
+
 // Writes results as they come. Google's own reporters are not used: 1.7.1 appends to names, writes NaN bare, warns of
 // Debian's debug build of the library (the timing loop is inlined from ours), and leaves a broken file when it is stopped.
 // Here the file is rewritten, through a temporary one, after every row, so that it is valid at any time and its context can

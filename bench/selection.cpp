@@ -80,7 +80,8 @@ Profile parse_profile(const std::string& text) {
   if (text == "smoke") return Profile::smoke;
   if (text == "quick") return Profile::quick;
   if (text == "full") return Profile::full;
-  throw Error("--profile: expected smoke, quick or full, got '" + text + "'");
+  if (text == "model") return Profile::model;
+  throw Error("--profile: expected smoke, quick, full or model, got '" + text + "'");
 }
 
 std::vector<std::string> parse_words(const std::string& flag, const std::string& text) {
@@ -196,12 +197,24 @@ int64_t parse_integer(const std::string& flag, const std::string& text, int64_t 
   return value;
 }
 
-double parse_seconds(const std::string& flag, const std::string& text) {
+namespace {
+
+double parse_number(const std::string& flag, const std::string& text, const std::string& what, double most) {
   double value = 0;
   const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (failed != std::errc() || end != text.data() + text.size() || !(value > 0 && value <= 3600))
-    throw Error(flag + ": expected seconds, more than 0 and at most 3600, got '" + text + "'");
+  if (failed != std::errc() || end != text.data() + text.size() || !(value > 0 && value <= most))
+    throw Error(flag + ": expected " + what + ", got '" + text + "'");
   return value;
+}
+
+}  // namespace
+
+double parse_seconds(const std::string& flag, const std::string& text) {
+  return parse_number(flag, text, "seconds, more than 0 and at most 3600", 3600);
+}
+
+double parse_usd(const std::string& text) {
+  return parse_number("--usd-per-hour", text, "US dollars, more than 0 and at most 1000000", 1e6);
 }
 
 int64_t parse_bytes(const std::string& flag, const std::string& text) {
@@ -218,6 +231,12 @@ int64_t parse_bytes(const std::string& flag, const std::string& text) {
   const double bytes = number * std::pow(step, static_cast<double>(power));
   if (!(bytes >= 1 && bytes <= 0x1p60)) throw error;
   return static_cast<int64_t>(bytes);
+}
+
+std::optional<int64_t> key_value(const std::string& key, const std::string& name) {
+  const size_t at = ("/" + key).find("/" + name + ":");
+  if (at == std::string::npos) return {};
+  return std::strtoll(key.c_str() + at + name.size() + 1, nullptr, 10);
 }
 
 void select_row(Selection& selection, const std::string& name) {

@@ -10,8 +10,9 @@
 
 namespace mmb {
 
-// smoke: tiny shapes, for emulators and sanitizers; quick: a minute on two cores; full: every model.
-enum class Profile { smoke, quick, full };
+// smoke: tiny shapes, for emulators and sanitizers; quick: a minute on two cores; full: every model; model: one model whole,
+// in most of the memory.
+enum class Profile { smoke, quick, full, model };
 // Row keys say `all`, so that names match across machines; the count is a counter.
 enum class Threads { one, all };
 
@@ -47,8 +48,11 @@ std::vector<double> parse_numbers(const std::string& flag, const std::string& te
 std::vector<std::string> parse_traces(const std::string& text);
 int64_t parse_integer(const std::string& flag, const std::string& text, int64_t least, int64_t most);
 double parse_seconds(const std::string& flag, const std::string& text);
+double parse_usd(const std::string& text);
 // "4G" is 4e9 bytes, "4Gi" is 4 * 2^30.
 int64_t parse_bytes(const std::string& flag, const std::string& text);
+// The number behind `name:` in a row's key.
+std::optional<int64_t> key_value(const std::string& key, const std::string& name);
 // Chooses exactly the row of this name: its op, model, types and sizes, whatever the profile would time.
 void select_row(Selection& selection, const std::string& name);
 

@@ -2,35 +2,19 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdarg>
 #include <map>
 #include <optional>
 #include <ostream>
+#include <set>
 #include <vector>
 
 #include "mmb/accounting.h"
 #include "mmb/machine.h"
+#include "model_verdict.h"
+#include "words.h"
 
 namespace mmb {
 namespace {
-
-[[gnu::format(printf, 1, 2)]] std::string text(const char* format, ...) {
-  char buffer[512];
-  va_list args;
-  va_start(args, format);
-  std::vsnprintf(buffer, sizeof buffer, format, args);
-  va_end(args);
-  return buffer;
-}
-
-// Two significant digits at the least: 0.0021, 0.63, 4.4, 71.
-std::string figure(double x) {
-  return text(x < 0.1 ? "%.2g" : x < 1 ? "%.2f" : x < 20 ? "%.1f" : "%.0f", x);
-}
-
-std::string milliseconds(double seconds) {
-  return figure(1e3 * seconds) + " ms";
-}
 
 struct Timing {
   double measured, ideal;  // seconds
@@ -51,13 +35,6 @@ Gain gain(const Timing& from, const Timing& to) {
 std::string words(const Gain& g) {
   return g.measured >= 1 ? figure(g.measured) + "x faster (ideal " + figure(g.ideal) + "x)"
                          : figure(1 / g.measured) + "x slower (ideal " + figure(1 / g.ideal) + "x)";
-}
-
-// The number behind `name:` in a row's key.
-std::optional<int64_t> key_value(const std::string& key, const std::string& name) {
-  const size_t at = ("/" + key).find("/" + name + ":");
-  if (at == std::string::npos) return {};
-  return std::strtoll(key.c_str() + at + name.size() + 1, nullptr, 10);
 }
 
 // The rows of one type and level, on all threads; without the rows whose result was wrong.
@@ -133,7 +110,8 @@ std::vector<Decode> decodes(const Rows& rows, const std::string& model) {
   std::vector<Decode> all;
   for (const Result* r : rows.of("mla_decode")) {
     const auto context = key_value(r->name.key, "ctx");
-    if (r->name.model != model || r->name.algo != "absorbed" || key_value(r->name.key, "batch") != 1 || !context)
+    if (r->name.model != model || r->name.algo != "absorbed" || key_value(r->name.key, "batch") != 1 ||
+        key_value(r->name.key, "q") != 1 || !context)
       continue;
     const std::string& key = r->name.key;
     all.push_back({*context, rows.time("attention_decode", "", model + "~mha", key),
@@ -155,7 +133,7 @@ void print_cache(const Model& model, std::ostream& out) {
   out << ".\n";
 }
 
-void print_decode(const std::vector<Decode>& decodes, std::ostream& out) {
+void print_decode(const Model& model, const std::vector<Decode>& decodes, std::ostream& out) {
   out << "Attention of one decode step, one layer, batch 1, query to output (% of ideal):\n";
   const auto cell = [](const std::optional<Timing>& t) {
     return t ? text("%9.3f ms %3.0f%%", 1e3 * t->measured, 100 * t->ideal / t->measured) : text("%16s", "-");
@@ -183,14 +161,18 @@ void print_decode(const std::vector<Decode>& decodes, std::ostream& out) {
   out << "  What bounds them at " << last.context << " tokens:";
   const char* separator = " ";
   const auto bound = [&](const char* name, const std::optional<Timing>& t) {
-    if (t) out << separator << name << (t->memory_bound ? " memory" : " arithmetic");
+    if (!t) return;
+    out << separator << name << (t->memory_bound ? " memory" : " arithmetic");
     separator = ", ";
   };
   bound("MHA", last.mha);
   bound("GQA-8", last.gqa8);
   bound("MQA", last.mqa);
   bound("MLA absorbed", last.absorbed);
-  out << ". MLA trades bytes for FLOPs (3.4x those of its expanded form), so a cache ratio is not a speed-up.\n";
+  const double flops =
+      static_cast<double>(attention_flops(model)) / static_cast<double>(attention_flops_expanded(model));
+  out << ". MLA trades bytes for FLOPs (" << figure(flops)
+      << "x those of its expanded form), so a cache ratio is not a speed-up.\n";
 }
 
 void print_prefill(const Rows& rows, const Model& model, std::ostream& out) {
@@ -300,6 +282,15 @@ class DenseEquivalent {
   double measured(const Experts& b) const {
     const double active = static_cast<double>(top_k_) * expert_ + shared_;
     return (rest_ + layers_ * active * b.moe.measured / b.active->measured) * 1e-9;
+  }
+  // 1, 2, 3, 4, 6, 8, 12 ... 4096: even steps on a logarithmic scale.
+  static std::vector<int64_t> curve_batches() {
+    std::vector<int64_t> batches = {1};
+    for (int64_t batch = 2; batch <= kMost; batch *= 2) {
+      batches.push_back(batch);
+      if (batch < kMost) batches.push_back(batch / 2 * 3);
+    }
+    return batches;
   }
   int64_t worst_batch() const {
     int64_t worst = 1;
@@ -425,8 +416,10 @@ void print_sentence(const Rows& rows, const Model& model, const std::vector<Deco
 
 }  // namespace
 
-void print_verdict(const Suite& suite, std::span<const Result> results, std::ostream& out) {
+void print_verdict(const Suite& suite, std::span<const Result> results, const Price& price, std::ostream& out) {
   print_peers(results, out);
+  print_whole_models(suite, results, price, out);
+  if (suite.profile() == Profile::model) return;  // its other rows are parts
   const Rows rows(results);
   if (rows.empty()) return;
   // Models with experts or with MLA that were timed, the one with both kinds of rows last: it gives the sentence.
@@ -448,7 +441,7 @@ void print_verdict(const Suite& suite, std::span<const Result> results, std::ost
     const auto steps = decodes(rows, name);
     if (model.is_mla() && !steps.empty()) {
       print_cache(model, out);
-      print_decode(steps, out);
+      print_decode(model, steps, out);
     }
     if (model.is_mla()) print_prefill(rows, model, out);
     print_experts(model, experts(rows, name), out);
@@ -458,8 +451,35 @@ void print_verdict(const Suite& suite, std::span<const Result> results, std::ost
          "uniform; "
          "accelerators, networks and batches beyond those timed.\n\n";
   const Model model = suite.model(names.back());
-  if (model.is_mla() && model.moe_layers())
+  if (!model.is_mla() || !model.moe_layers()) return;
+  try {
     print_sentence(rows, model, decodes(rows, names.back()), experts(rows, names.back()), out);
+  } catch (const Error&) {  // a config of these layers, without what a whole model's account asks for
+  }
+}
+
+std::map<std::string, std::string> dense_equivalents(const Suite& suite, std::span<const Result> results) {
+  const Rows rows(results);
+  std::set<std::string> names;
+  if (!rows.empty())
+    for (const Result* r : rows.of("moe_experts")) names.insert(r->name.model);
+  const auto flops = rows.peak("fma_peak", "gflops"), bytes = rows.peak("stream_read", "gbs");
+  std::string ideal, measured;
+  const auto add = [](std::string& curve, int64_t batch, double billions) {
+    curve += text(" %lld %.5g", static_cast<long long>(batch), 1e9 * billions);
+  };
+  for (const std::string& name : names) {
+    if (!flops || !bytes) break;
+    try {
+      const DenseEquivalent dense(suite.model(name), *flops, *bytes);
+      for (std::string* curve : {&ideal, &measured}) *curve += (curve->empty() ? "" : "; ") + name + ":";
+      for (int64_t batch : DenseEquivalent::curve_batches()) add(ideal, batch, dense.ideal(batch));
+      for (const Experts& b : experts(rows, name))
+        if (b.active) add(measured, b.tokens, dense.measured(b));
+    } catch (const Error&) {  // as above
+    }
+  }
+  return {{"mmb.dense_equivalent_parameters_ideal", ideal}, {"mmb.dense_equivalent_parameters_measured", measured}};
 }
 
 }  // namespace mmb

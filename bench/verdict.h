@@ -4,12 +4,18 @@
 #pragma once
 
 #include <iosfwd>
+#include <map>
 #include <span>
+#include <string>
 
-#include "reporter.h"
+#include "model_verdict.h"
 
 namespace mmb {
 
-void print_verdict(const Suite& suite, std::span<const Result> results, std::ostream& out);
+void print_verdict(const Suite& suite, std::span<const Result> results, const Price& price, std::ostream& out);
+
+// For the context: by model with experts, the parameters of a dense model that decodes as fast as it, at each batch:
+// "model: batch parameters batch parameters; model: ...". The ideal goes by the machine's measured peaks.
+std::map<std::string, std::string> dense_equivalents(const Suite& suite, std::span<const Result> results);
 
 }  // namespace mmb

@@ -183,17 +183,22 @@ int64_t total_parameters(const Model& model) {
                }));
 }
 
-int64_t active_parameters(const Model& model) {
+int64_t active_parameters(const Model& model, std::optional<Part> part) {
   const double k = top_k(model);
-  return exact(model, largest(model),
-               sum_tensors(model, [&](int64_t, const Tensor& tensor) { return used(model, tensor, k) * one(tensor); }));
+  return exact(model, largest(model), sum_tensors(model, [&](int64_t, const Tensor& tensor) {
+                 return !part || tensor.part == *part ? used(model, tensor, k) * one(tensor) : 0;
+               }));
 }
 
 int64_t routed_active_parameters(const Model& model) {
-  const double k = top_k(model);
-  return exact(model, largest(model), sum_tensors(model, [&](int64_t, const Tensor& tensor) {
-                 return tensor.part == Part::routed ? k * one(tensor) : 0;
-               }));
+  return active_parameters(model, Part::routed);
+}
+
+int64_t active_parameters_with_embedding(const Model& model) {
+  int64_t sum = active_parameters(model);
+  for (const Tensor& tensor : outer_tensors(model))
+    if (tensor.part == Part::embedding && !model.tie_word_embeddings) sum += tensor.parameters();
+  return sum;
 }
 
 int64_t params_delta(const Model& model) {
@@ -294,6 +299,16 @@ Account account(const Model& model, const AccountOptions& options) {
   return a;
 }
 
+Generation generation(const Model& model, int64_t tokens, const AccountOptions& options) {
+  AccountOptions one_cached = options;
+  one_cached.context = one_cached.batch = 1;
+  const Account a = account(model, one_cached);
+  const double n = static_cast<double>(tokens), cached = n * (n - 1) / 2;  // 0 + 1 + ... + n - 1
+  return {
+      n * 2.0 * static_cast<double>(a.active_parameters) + cached * static_cast<double>(a.attention_flops_per_token),
+      n * static_cast<double>(a.weight_bytes_per_step) + cached * static_cast<double>(a.kv_bytes_per_token)};
+}
+
 double experts_touched(int64_t experts, int64_t top_k, int64_t tokens) {
   if (tokens == 1) return static_cast<double>(top_k);
   const double missed = std::log1p(-static_cast<double>(top_k) / static_cast<double>(experts));  // by one token
@@ -319,6 +334,21 @@ double context_of_equal_flops(const Model& a, const Model& b) {
   const auto slope = [](const Model& m) { return m.need(&Model::num_hidden_layers) * attention_flops(m); };
   return 2.0 * static_cast<double>(active_parameters(b) - active_parameters(a)) /
          static_cast<double>(slope(a) - slope(b));
+}
+
+double batch_of_equal_weights(const Model& model, int64_t dense_parameters) {
+  const double routed = static_cast<double>(routed_active_parameters(model));
+  const double missing = static_cast<double>(dense_parameters - active_parameters(model)) + routed;
+  if (routed == 0) return missing < 0 ? 0 : std::numeric_limits<double>::infinity();
+  const double k = top_k(model), E = static_cast<double>(model.n_routed_experts), touched = k * missing / routed;
+  if (touched >= E) return std::numeric_limits<double>::infinity();
+  return std::max(0.0, std::log1p(-touched / E) / std::log1p(-k / E));
+}
+
+int64_t all_to_all_bytes(const Model& model) {
+  constexpr int64_t kFp8 = 1, kBf16 = 2;
+  const int64_t copies = static_cast<int64_t>(top_k(model)) + model.n_shared_experts;
+  return model.moe_layers() * copies * model.need(&Model::hidden_size) * (kFp8 + kBf16);
 }
 
 double mtp_bytes_factor(const Model& model, double overlap) {

@@ -193,14 +193,20 @@ bool memory_bound(const Cost& cost, const Machine& machine) {
   return bytes_seconds(cost, machine) > flops_seconds(cost, machine);
 }
 
-double ideal_seconds(std::span<const Cost> parts, const Machine& machine) {
-  double sum = 0;
-  for (const Cost& part : parts) sum += ideal_seconds(part, machine);
-  return sum;
+Cost sum(std::span<const Component> parts) {
+  Cost all;
+  for (const Component& part : parts) all = all + part.count * part.cost;
+  return all;
 }
 
-double overlap_bound(std::span<const Cost> parts, const Machine& machine) {
-  return ideal_seconds(std::accumulate(parts.begin(), parts.end(), Cost()), machine);
+double ideal_seconds(std::span<const Component> parts, const Machine& machine) {
+  double seconds = 0;
+  for (const Component& part : parts) seconds += part.count * ideal_seconds(part.cost, machine);
+  return seconds;
+}
+
+double overlap_bound(std::span<const Component> parts, const Machine& machine) {
+  return ideal_seconds(sum(parts), machine);
 }
 
 }  // namespace mmb

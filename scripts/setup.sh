@@ -1,5 +1,6 @@
 # Sourced by bench.sh and test.sh with the user's arguments: installs what is missing, configures and builds $build.
-# Leaves in $rest the arguments that are not --yes or --no-install, quoted for eval.
+# Leaves in $rest the arguments that are not --yes or --no-install, quoted for eval, and in $python the interpreter of
+# build/venv, which has the libraries of scripts/*.py; empty where they could not be had.
 
 build=build/release
 
@@ -7,7 +8,7 @@ build=build/release
 # program  apt                 dnf                     brew; - for none
 packages="
   python3  python3             python3                 python3
-  -        python3-jsonschema  python3-jsonschema      -
+  -        python3-venv        -                       -
   cmake    cmake               cmake                   cmake
   ninja    ninja-build         ninja-build             ninja
   c++      g++                 gcc-c++                 gcc
@@ -81,6 +82,22 @@ install_packages() {
   eval "$command"
 }
 
+# Again only where requirements.txt has changed. The report and the tests of the scripts need them; the run does not.
+python_libraries() {
+  python=build/venv/bin/python
+  ! cmp -s scripts/requirements.txt build/venv/requirements.txt || return 0
+  echo "== Python libraries, into build/venv"
+  mkdir -p build
+  if { python3 -m venv build/venv &&
+    $python -m pip install -q --disable-pip-version-check -r scripts/requirements.txt; } >build/venv.log 2>&1; then
+    cp scripts/requirements.txt build/venv/
+  else
+    tail -n 3 build/venv.log
+    echo "Not installed (build/venv.log says why): without them there are no report, figures, comparison and tests of these."
+    python=
+  fi
+}
+
 quote() { printf "'%s' " "$(printf %s "$1" | sed "s/'/'\\\\''/g")"; }
 
 yes=no
@@ -97,6 +114,7 @@ for argument; do
 done
 
 [ "$install" = no ] || install_packages
+python_libraries
 echo "== Configure $build"
 ! command -v ninja >/dev/null || export CMAKE_GENERATOR="${CMAKE_GENERATOR:-Ninja}"  # of a new build folder
 cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release

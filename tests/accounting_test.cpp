@@ -363,6 +363,89 @@ TEST(MultiTokenPrediction, BytesOfASpeculativeStep) {
   EXPECT_NEAR(1.90 / overlapping, 1.37, 0.005);
 }
 
+TEST(Generation, IsTheSumOverItsTokens) {
+  const Model v3 = load_model("DeepSeek-V3");
+  double flops = 0, bytes = 0;
+  for (int64_t cached = 0; cached < 100; ++cached) {
+    flops += 2.0 * static_cast<double>(active_parameters(v3)) + static_cast<double>(61 * 278528 * cached);
+    bytes += static_cast<double>(active_parameters(v3)) + static_cast<double>(70272 * cached);
+  }
+  const Generation sum = generation(v3, 100, {.dtype = "fp8"});
+  EXPECT_DOUBLE_EQ(sum.flops, flops);
+  EXPECT_DOUBLE_EQ(sum.bytes, bytes);
+}
+
+TEST(EqualWeights, BatchAtWhichExpertsReadAsMuchAsADenseModel) {
+  const Model v3 = load_model("DeepSeek-V3");
+  EXPECT_NEAR(batch_of_equal_weights(v3, active_parameters(load_model("Llama-3.1-70B"))), 2.68, 0.005);
+  for (int64_t batch : {1, 3, 32})
+    EXPECT_NEAR(batch_of_equal_weights(v3, account(v3, {.batch = batch, .dtype = "fp8"}).weight_bytes_per_step),
+                static_cast<double>(batch), 1e-6);
+  EXPECT_EQ(batch_of_equal_weights(v3, 1), 0);
+  EXPECT_TRUE(std::isinf(batch_of_equal_weights(v3, total_parameters(v3))));
+  const Model dense = load_model("Llama-3.1-8B");
+  EXPECT_EQ(batch_of_equal_weights(dense, active_parameters(dense) - 1), 0);
+  EXPECT_TRUE(std::isinf(batch_of_equal_weights(dense, active_parameters(dense) + 1)));
+}
+
+// 9 copies of 7,168 values to and from 58 layers' experts.
+TEST(AllToAll, BytesOfAToken) {
+  EXPECT_EQ(all_to_all_bytes(load_model("DeepSeek-V3")), int64_t{58} * 9 * 7168 * 3);
+  EXPECT_EQ(all_to_all_bytes(load_model("Mixtral-8x7B")), int64_t{32} * 2 * 4096 * 3);
+  EXPECT_EQ(all_to_all_bytes(load_model("Llama-3.1-8B")), 0);
+}
+
+TEST(ActiveParameters, PartsAddUp) {
+  for (const std::string& name : bundled_models()) {
+    const Model m = load_model(name);
+    int64_t sum = 0;
+    for (Part part : {Part::embedding, Part::attention, Part::norm, Part::router, Part::routed, Part::shared,
+                      Part::dense_ffn, Part::head})
+      sum += active_parameters(m, part);
+    EXPECT_EQ(sum, active_parameters(m)) << name;
+  }
+  EXPECT_NEAR(static_cast<double>(active_parameters_with_embedding(load_model("DeepSeek-V3"))) / kBillion, 37.55,
+              0.005);
+  const Model tied = parse(config("Llama-3.1-8B", {{"tie_word_embeddings", true}}));
+  EXPECT_EQ(active_parameters_with_embedding(tied), active_parameters(tied));
+}
+
+TEST(Details, WhatPublishedFiguresAreHeldAgainst) {
+  const std::vector<Model> rivals = {load_model("Qwen2.5-72B"), load_model("Llama-3.1-70B")};
+  const auto details = [&](const char* name) {
+    const Figures figures = account_details(load_model(name), rivals);
+    return std::map<std::string, double>(figures.begin(), figures.end());
+  };
+  const auto v3 = details("DeepSeek-V3"), v2 = details("DeepSeek-V2"), qwen = details("Qwen2.5-72B"),
+             llama = details("Llama-3.1-405B"), mixtral = details("Mixtral-8x7B");
+  EXPECT_EQ(v2.at("kv_bytes_per_token/bits_6"), 25920);
+  EXPECT_EQ(v3.at("kv_bytes_per_token/fp8_flashmla"), 40016);
+  EXPECT_NEAR(v3.at("attention_flops_per_cache_byte/bf16"), 241.8, 0.05);
+  EXPECT_NEAR(details("DeepSeek-V2-Lite").at("attention_flops_per_cache_byte/bf16"), 30.2, 0.05);
+  EXPECT_NEAR(v3.at("context_of_equal_bytes/weights_fp8_cache_bf16"), 521e3, 500);
+  EXPECT_NEAR(v3.at("context_of_equal_flops/own_weights"), 4311, 0.5);
+  EXPECT_NEAR(v3.at("context_of_equal_flops/Qwen2.5-72B"), 4849, 0.5);
+  EXPECT_NEAR(v3.at("batch_of_equal_weights/Llama-3.1-70B"), 2.68, 0.005);
+  EXPECT_NEAR(v3.at("weight_bytes_per_step_fp8/batch_32") / kBillion, 433.3, 0.05);
+  EXPECT_EQ(v3.at("experts_touched/batch_1"), 8);
+  EXPECT_NEAR(v3.at("tokens_per_touched_expert/batch_1024"), 32, 1e-9);
+  EXPECT_NEAR(v3.at("mtp_bytes_factor/overlap_by_chance"), 1.585, 0.0005);
+  EXPECT_NEAR(v3.at("absorbable_parameters_per_layer/premultiplied") / 1e6, 570.4, 0.05);
+  // Published: 2448 GFLOP a token for Llama-3.1-405B, which takes half the attention; 394 for Qwen2.5-72B, which its linear
+  // layers alone exceed.
+  const auto training = [](const std::map<std::string, double>& m, const char* part) {
+    return m.at(std::string("training_flops_per_token_4k/") + part) / 1e9;
+  };
+  EXPECT_NEAR(training(llama, "layers_without_attention_core") + training(llama, "head") +
+                  training(llama, "attention_core") / 2,
+              2447.9, 0.05);
+  EXPECT_NEAR(training(qwen, "layers_without_attention_core"), 421, 0.5);
+  // What does not apply is left out.
+  EXPECT_EQ(qwen.count("experts_touched/batch_1") + qwen.count("absorbed_crossover/cached_64") +
+                qwen.count("context_of_equal_flops/Qwen2.5-72B") + mixtral.count("mtp_bytes_factor/overlap_by_chance"),
+            0u);
+}
+
 TEST(Absorption, TheMultipliedOutMatricesAreLarger) {
   EXPECT_NEAR(static_cast<double>(absorbable_parameters(load_model("DeepSeek-V3"))) / 1e6, 159.4, 0.05);
   EXPECT_NEAR(static_cast<double>(premultiplied_parameters(load_model("DeepSeek-V3"))) / 1e6, 570.4, 0.05);

@@ -62,7 +62,7 @@ class BenchMla(unittest.TestCase):
         try:
             import jsonschema
         except ImportError:
-            self.skipTest("python3-jsonschema is not installed: THE SCHEMA WAS NOT CHECKED")
+            self.skipTest("this Python has no jsonschema: THE SCHEMA WAS NOT CHECKED")
         schema = load(SCHEMA)
         jsonschema.Draft7Validator.check_schema(schema)
         jsonschema.validate(self.result, schema)
@@ -72,11 +72,47 @@ class BenchMla(unittest.TestCase):
             lambda result: result["benchmarks"][0].update(name="linear"),
             lambda result: result["benchmarks"][0].update(typo=1),
             lambda result: result["context"].update({"mmb.seed": 1}),
+            lambda result: result["context"].update({"mmb.accounts": "tiny: bytes many"}),
         ):
             spoiled = json.loads(json.dumps(self.result))
             spoil(spoiled)
             with self.assertRaises(jsonschema.ValidationError):
                 jsonschema.validate(spoiled, schema)
+
+    def test_the_context_keeps_the_verdict_and_its_figures(self):
+        context = self.result["context"]
+        self.assertIn("Verdict", context["mmb.verdict"])
+        self.assertIn(context["mmb.verdict"], self.smoke.stderr)
+        account = json.loads(run("account", "--model", "tiny-mla-moe", "--format", "json").stdout)
+        ideal = float(context["mmb.dense_equivalent_parameters_ideal"].split()[2])  # at batch 1: what is active
+        self.assertAlmostEqual(ideal, account["active_parameters"], delta=1e-4 * ideal)
+        self.assertIn(f"tiny-mla-moe: total_parameters {account['total_parameters']} ", context["mmb.accounts"])
+
+    def test_details_are_beside_the_thirteen_figures_of_an_account(self):
+        plain, detailed = (json.loads(run("account", "--model", "DeepSeek-V3", "--format", "json", *more).stdout)
+                           for more in ([], ["--details"]))
+        self.assertEqual(len(plain), 13)
+        self.assertEqual({name: detailed[name] for name in plain}, plain)
+        self.assertEqual(detailed["kv_bytes_per_token/fp8_flashmla"], 40016)
+        self.assertGreater(detailed["context_of_equal_flops/Llama-3.1-405B"], 0)
+        # A detail that only one of two models has.
+        table = run("account", "--details", "--model", "Llama-3.1-8B,DeepSeek-V3").stdout
+        self.assertRegex(table, r"\nexperts_touched/batch_2 +- +15\.75\n")
+        self.assertIn(f"DeepSeek-V3: total_parameters {plain['total_parameters']} ",
+                      self.result["context"]["mmb.bundled_accounts"])
+        self.assertIn(" kv_bytes_per_token/fp8_flashmla 40016 ", self.result["context"]["mmb.bundled_accounts"])
+
+    def test_a_config_of_some_layers_is_timed_without_the_whole_models_sentence(self):
+        config = json.loads((pathlib.Path(SCHEMA).parent.parent / "bench/models/tiny-mla-moe.json").read_text())
+        del config["vocab_size"]
+        pathlib.Path(self.path("layers.json")).write_text(json.dumps(config))
+        file = self.path("layers-result.json")
+        outcome = run("run", "--profile", "smoke", "--model", self.path("layers.json"), "--op",
+                      "fma_peak,stream_read,mla_decode,moe_experts,dense_ffn", "--out", file)
+        self.assertEqual(outcome.returncode, 0, outcome.stderr)
+        context = load(file)["context"]
+        self.assertEqual((context["mmb.accounts"], context["mmb.dense_equivalent_parameters_ideal"]), ("", ""))
+        self.assertIn("Experts of one layers layer", context["mmb.verdict"])
 
     def test_names_are_unique_and_equal_from_run_to_run(self):
         names = [row["name"] for row in self.result["benchmarks"]]

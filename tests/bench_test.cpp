@@ -1,5 +1,7 @@
 // The bench's own parts: a wrong kernel is caught whatever it does wrong, and flags say what they expected.
 #include "bench.h"
+#include "elsewhere.h"
+#include "model_verdict.h"
 
 #include <gtest/gtest.h>
 
@@ -285,6 +287,66 @@ TEST(Rows, NamesHaveEveryPart) {
     }
     EXPECT_TRUE(std::regex_match(name.key, std::regex("([a-z_]+:[^/:]+)(/[a-z_]+:[^/:]+)*"))) << name.text();
   }
+}
+
+TEST(WholeModel, DraftsPayFromWhereTheirCostIsMet) {
+  EXPECT_DOUBLE_EQ(tokens_per_step(0.5, 1), 1.5);
+  EXPECT_DOUBLE_EQ(tokens_per_step(0.5, 3), 1 + 0.5 + 0.25 + 0.125);
+  EXPECT_NEAR(break_even_acceptance(1.25, 1), 0.25, 1e-9);
+  EXPECT_NEAR(tokens_per_step(break_even_acceptance(2.5, 3), 3), 2.5, 1e-9);
+  EXPECT_GT(break_even_acceptance(2.1, 1), 1);  // two tokens at the most
+}
+
+TEST(WholeModel, ALineThroughContextsIsFoundAndSummed) {
+  const std::pair<double, double> points[] = {{0, 10}, {100, 12}, {400, 18}};
+  const ContextFit fit = fit_context(points);
+  EXPECT_NEAR(fit.a, 10, 1e-12);
+  EXPECT_NEAR(fit.c, 0.02, 1e-12);
+  // 1000 tokens from 100 on: the mean context is 600.
+  EXPECT_NEAR(fit.seconds(100, 1000), 1000 * (10 + 0.02 * 600), 1e-9);
+  EXPECT_NEAR(crossover(fit, {14, 0.01}), 400, 1e-9);
+  EXPECT_TRUE(std::isinf(crossover(fit, {14, fit.c})));
+}
+
+// 1 GB/s and 1 GFLOP/s: a step of DeepSeek-V3 in fp8 takes its bytes' seconds at batch 1.
+TEST(OtherMachine, BoundsComeFromItsPeaks) {
+  const OtherMachine slow{"slow", "made up", 1e18, 1e9, 1e12, 3.6};
+  const Model v3 = load_model("DeepSeek-V3");
+  const Bound decode = decode_bound(v3, slow, 1, 1, DType::fp8);
+  EXPECT_NEAR(decode.seconds, 36.9, 0.5);  // 36.6 GB of active weights, their scales, and the f32 router
+  EXPECT_DOUBLE_EQ(decode.tokens_per_second, 1 / decode.seconds);
+  EXPECT_NEAR(decode.usd_per_million, 3.6 / 3600 * decode.seconds * 1e6, 1e-6);
+  EXPECT_GT(prefill_bound(v3, slow, 512, DType::fp8).tokens_per_second, 10 * decode.tokens_per_second);
+  EXPECT_NE(bounds_in_words(v3, slow, 1, 1, DType::bf16).find("they do not fit"), std::string::npos);
+}
+
+TEST(OtherMachine, BundledOnesHaveSources) {
+  for (const char* name : {"H800x8", "H100x8", "Xeon-6980P-x2"}) EXPECT_FALSE(load_machine(name).source.empty());
+  EXPECT_EQ(load_machine("H800x8", 5).usd_per_hour, 5);
+}
+
+TEST(OtherMachine, BadFilesAreRefusedByFileAndField) {
+  const auto file = std::filesystem::temp_directory_path() / "mmb_machine.json";
+  const auto message = [&](const std::string& content) {
+    std::ofstream(file) << content;
+    try {
+      load_machine(file.string());
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  };
+  const std::string head = R"({"name": "x", "source": "y", "flops_per_second": 1, "bytes_per_second": )";
+  EXPECT_EQ(message(""), file.string() + ": expected a JSON object");
+  EXPECT_EQ(message("[1]"), file.string() + ": expected a JSON object");
+  EXPECT_EQ(message(R"({"source": "y"})"), file.string() + ": name: expected a text");
+  EXPECT_EQ(message(head + R"(0, "memory_bytes": 1})"),
+            file.string() + ": bytes_per_second: expected a number above 0");
+  EXPECT_EQ(message(head + R"(1})"), file.string() + ": memory_bytes: expected a number above 0");
+  EXPECT_EQ(message(head + R"(1, "memory_bytes": 1, "cores": 4})"),
+            file.string() + ": cores: not a field of a machine");
+  std::filesystem::remove(file);
+  EXPECT_THROW(load_machine("no-such-machine"), Error);
 }
 
 }  // namespace

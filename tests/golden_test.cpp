@@ -14,7 +14,7 @@
 #include "mmb/attention_decode.h"
 #include "mmb/attention_prefill.h"
 #include "mmb/compare.h"
-#include "mmb/decoder_layer.h"
+#include "mmb/decode_step.h"
 #include "mmb/latent_attention.h"
 #include "mmb/linear.h"
 #include "mmb/mla_prefill.h"
@@ -957,18 +957,20 @@ class Decoder {
     for (KeyValueCache& cache : caches_) cache.gather(step);
     for (Cache& cache : latent_caches_) cache.gather(step);
     Values hidden = step.x, expected_hidden = step.x;
+    std::vector<DecoderLayer::Shape> shapes(blocks_.size());
+    std::vector<DecoderLayer::Args> layers(blocks_.size());
+    std::vector<Expert> slabs(blocks_.size());
     for (size_t l = 0; l < blocks_.size(); ++l) {
       const std::string out = "layer" + std::to_string(l) + ".";
       SCOPED_TRACE(step.name + out);
       const Block& block = blocks_[l];
       const Values normed = rms_norm(impl_, hidden, block.input_norm, model_.rms_norm_eps);
       note_score(step, block, rms_norm(Impl::reference, expected_hidden, block.input_norm, model_.rms_norm_eps));
-      DecoderLayer::Shape shape{};
-      DecoderLayer::Args args{};
+      DecoderLayer::Shape& shape = shapes[l];
+      DecoderLayer::Args& args = layers[l];
       const Values attended = attention(step, l, normed, shape, args);
       const Values after = rms_norm(impl_, sum(hidden, attended), block.post_norm, model_.rms_norm_eps);
-      Expert slab;
-      feed_forward(step, l, after, slab, shape, args);
+      feed_forward(step, l, after, slabs[l], shape, args);
 
       // The block as one op.
       args.x = hidden.data();
@@ -993,8 +995,50 @@ class Decoder {
     expect_near(step.name + "final_norm",
                 rms_norm(impl_, hidden, file_.f32("model.norm.weight", {H_}), model_.rms_norm_eps),
                 step.out(file_, "final_norm", {H_}), score_);
+    whole_model(step, shapes, layers);
     for (KeyValueCache& cache : caches_) cache.scatter(step);
     for (Cache& cache : latent_caches_) cache.scatter(step);
+  }
+
+  // All layers as one op: the step's tokens are the rows of its embedding, and its head passes the final norm on.
+  void whole_model(const Step& step, std::vector<DecoderLayer::Shape>& shapes,
+                   const std::vector<DecoderLayer::Args>& layers) {
+    const auto N = step.tokens(), L = static_cast<int64_t>(layers.size());
+    for (DecoderLayer::Shape& shape : shapes) shape = units_of<DecoderLayer>(impl_, shape, step);
+    std::vector<int32_t> tokens(static_cast<size_t>(N));
+    std::iota(tokens.begin(), tokens.end(), 0);
+    Values identity(static_cast<size_t>(H_ * H_));
+    for (int64_t i = 0; i < H_; ++i) identity[static_cast<size_t>(i * H_ + i)] = 1;
+    const PackedMatrix head(identity, H_, H_, DType::f32);
+    const Values& norm = file_.f32("model.norm.weight", {H_});
+    Values h = poisoned((L + 1) * N * H_), logits = poisoned(N * H_);
+    const DecodeStep::Shape shape{.batch = N,
+                                  .new_tokens = 1,
+                                  .context = 1,
+                                  .hidden_size = H_,
+                                  .vocab_size = H_,
+                                  .last_only = false,
+                                  .layers = shapes,
+                                  .dense_layers = 0,
+                                  .moe_layers = 0};
+    run<DecodeStep>(impl_, shape,
+                    {.tokens = tokens.data(),
+                     .embedding = step.x.data(),
+                     .embedding_dtype = DType::f32,
+                     .layer_shapes = shapes.data(),
+                     .layers = layers.data(),
+                     .layer_count = L,
+                     .norm = norm.data(),
+                     .eps = static_cast<float>(model_.rms_norm_eps),
+                     .head = head.matrix(),
+                     .h = h.data(),
+                     .logits = logits.data(),
+                     .seconds = nullptr});
+    for (int64_t l = 0; l < L; ++l)
+      expect_near("layer" + std::to_string(l) + ".h",
+                  Values(h.begin() + (l + 1) * N * H_, h.begin() + (l + 2) * N * H_),
+                  step.out(file_, "layer" + std::to_string(l) + ".block_output", {H_}), score_);
+    expect_near("logits", logits, step.out(file_, "final_norm", {H_}), score_);
   }
 
   // From the file's values, by the reference: what everything after this layer hangs on.

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "mmb/model.h"
@@ -36,8 +37,9 @@ std::vector<Tensor> outer_tensors(const Model& model);  // embedding, final norm
 
 int64_t layer_parameters(const Model& model, int64_t layer, std::optional<Part> part = {});  // routed: all experts
 int64_t total_parameters(const Model& model);
-int64_t active_parameters(const Model& model);
-int64_t routed_active_parameters(const Model& model);  // the routed top-k's share of active_parameters
+int64_t active_parameters(const Model& model, std::optional<Part> part = {});
+int64_t routed_active_parameters(const Model& model);          // the routed top-k's share of active_parameters
+int64_t active_parameters_with_embedding(const Model& model);  // as if a token read the whole input embedding
 // Parameters of a counterfactual's layers above those of the model it came from; 0 for a model as published.
 int64_t params_delta(const Model& model);
 
@@ -62,6 +64,9 @@ struct AccountOptions {
   std::string cache_dtype = "bf16";
 };
 
+// Numbers by name.
+using Figures = std::vector<std::pair<std::string, double>>;
+
 // KV and FLOPs are for one sequence at `context`, all layers; weight bytes for one step of `batch` sequences, uniform
 // routing.
 struct Account {
@@ -75,8 +80,20 @@ struct Account {
   int64_t weight_bytes_per_step;
   double experts_touched;               // of one MoE layer
   int64_t training_flops_per_token_4k;  // 6 * active + 3 * expanded attention, 4,096-token causal sequences
+  Figures details;                      // account_details, where somebody asked for them
 };
 Account account(const Model& model, const AccountOptions& options = {});
+
+// Of generating tokens one by one after an empty cache, as `options` store weights and cache, at batch 1, windows aside.
+// In double: beyond 2^53 these are no longer exact to the last.
+struct Generation {
+  double flops, bytes;
+};
+Generation generation(const Model& model, int64_t tokens, const AccountOptions& options = {});
+
+// What the config says beyond the Account, by name and by what the name is taken at: experts_touched/batch_8. Independent
+// of AccountOptions; what does not apply to the model, or never happens, is left out. `rivals` are held against it.
+Figures account_details(const Model& model, const std::vector<Model>& rivals);
 
 // Expected number of `experts` touched by `tokens` that pick `top_k` each, uniformly: experts * (1 - (1 -
 // top_k/experts)^tokens).
@@ -90,6 +107,13 @@ double context_of_equal_flops(const Model& model, bool expanded = false);
 // Cached tokens at which one decode step of `a` takes as many FLOPs as one of `b`, windows aside; negative or infinite
 // if never.
 double context_of_equal_flops(const Model& a, const Model& b);
+// Sequences at which a step of `model` reads as many weights as one of a dense model of `dense_parameters`, uniform
+// routing; infinite where no batch reads as many. With no experts to touch the batch does not matter: 0 if `model` is
+// the larger, else infinite.
+double batch_of_equal_weights(const Model& model, int64_t dense_parameters);
+// Bytes that a token sends and receives over all MoE layers with experts spread over devices: its hidden state in fp8 to
+// the top_k routed and the shared experts, and theirs back in bf16 (arXiv:2505.09343).
+int64_t all_to_all_bytes(const Model& model);
 // Bytes of one speculative step (verify 2 tokens, and draft one with the MTP layer and the output head) over those of a
 // plain step, batch 1; `overlap` is the share of its experts that the second token finds already touched (uniform
 // routing: top_k/experts).

@@ -2,6 +2,8 @@
 // functions are not counted (their exponentials are, in `exps`).
 #pragma once
 
+#include <string>
+
 #include "mmb/tensor.h"
 
 namespace mmb {
@@ -24,6 +26,11 @@ inline double bf16_flops(double flops, DType stored) {
   return stored == DType::bf16 ? flops : 0;
 }
 
+inline Cost operator*(double n, const Cost& a) {
+  return {n * a.flops,    n * a.bf16_flops,       n * a.rounded_flops, n * a.weight_bytes,
+          n * a.kv_bytes, n * a.activation_bytes, n * a.exps};
+}
+
 inline Cost operator+(const Cost& a, const Cost& b) {
   return {a.flops + b.flops,
           a.bf16_flops + b.bf16_flops,
@@ -33,5 +40,18 @@ inline Cost operator+(const Cost& a, const Cost& b) {
           a.activation_bytes + b.activation_bytes,
           a.exps + b.exps};
 }
+
+// One op of a composite, as its own row would be named; `count` times.
+struct Component {
+  std::string op, algo;
+  DType dtype;
+  std::string key;
+  Cost cost;  // of one
+  double count = 1;
+
+  bool same_row(const Component& o) const { return op == o.op && algo == o.algo && dtype == o.dtype && key == o.key; }
+};
+
+Cost sum(std::span<const Component> parts);
 
 }  // namespace mmb

@@ -48,7 +48,7 @@ struct DecoderLayer {
   static Shape shape(const Model& model, int64_t layer, int64_t batch, int64_t new_tokens, int64_t context,
                      int64_t shortest = 0, const Routing& routing = {});
   static std::string key(const Shape& shape);
-  static std::vector<Cost> parts(const Shape& shape, DType dtype);  // of its ops, one by one
+  static std::vector<Component> parts(const Shape& shape, DType dtype);  // of its ops, one by one
   static Cost cost(const Shape& shape, DType dtype, std::string_view algo);
   static int64_t units(const Shape& shape);  // a unit is a new token
   static std::span<const Kernel<DecoderLayer>> kernels();

@@ -119,6 +119,12 @@ concept Operator = requires(const typename Op::Shape& shape, typename Op::Proble
   problem.next();
 };
 
+// An op of a composite, by its first algo unless it is named.
+template <class Op>
+Component part_of(const typename Op::Shape& shape, DType dtype, std::string_view algo = Op::kernels()[0].algo) {
+  return {Op::name, std::string(algo), dtype, Op::key(shape), Op::cost(shape, dtype, algo)};
+}
+
 // Throws with the condition and the values where a shape cannot be run.
 #define MMB_REQUIRE(condition, values)                                                                        \
   do {                                                                                                        \

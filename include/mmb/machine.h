@@ -60,7 +60,7 @@ bool memory_bound(const Cost& cost, const Machine& machine);
 
 // Ops in a row do not overlap with each other: a composite's ideal is the sum of its parts'. Its overlap bound lets
 // them, and is the larger of the sums.
-double ideal_seconds(std::span<const Cost> parts, const Machine& machine);
-double overlap_bound(std::span<const Cost> parts, const Machine& machine);
+double ideal_seconds(std::span<const Component> parts, const Machine& machine);
+double overlap_bound(std::span<const Component> parts, const Machine& machine);
 
 }  // namespace mmb

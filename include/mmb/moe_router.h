@@ -21,6 +21,7 @@ namespace mmb {
 
 struct MoeRouter {
   static constexpr const char* name = "moe_router";
+  static constexpr auto kTypes = kWeightTypes;  // that rows stand beside; none of its own is stored
 
   enum class Scoring { softmax, sigmoid };
   enum class GroupScore { maximum, top2_sum };

@@ -13,6 +13,7 @@ namespace mmb {
 
 struct RmsNorm {
   static constexpr const char* name = "rms_norm";
+  static constexpr auto kTypes = kWeightTypes;  // that rows stand beside; none of its own is stored
 
   struct Shape {
     int64_t tokens, hidden_size;

@@ -16,6 +16,7 @@ namespace mmb {
 
 struct Rope {
   static constexpr const char* name = "rope";
+  static constexpr auto kTypes = kWeightTypes;  // that rows stand beside; none of its own is stored
 
   enum class Pairs { interleaved, half };
 

@@ -201,6 +201,8 @@ class Arena {
   explicit Arena(int64_t bytes, uint64_t seed = 1);
   // The next `bytes` bytes, 64-byte aligned; starts again from the beginning where they would pass the end.
   void* take(int64_t bytes);
+  // The next bytes are the first ones again.
+  void rewind() { next_ = 0; }
   int64_t bytes() const { return block_.size(); }
   // Bytes that were taken so far.
   int64_t taken() const { return taken_; }

@@ -63,13 +63,14 @@ std::string AttentionLayer::key(const Shape& shape) {
   return shape.new_tokens == 1 ? AttentionDecode::key(attention) : AttentionPrefill::key(attention);
 }
 
-std::vector<Cost> AttentionLayer::parts(const Shape& shape, DType dtype) {
+std::vector<Component> AttentionLayer::parts(const Shape& shape, DType dtype) {
   const int64_t N = units(shape), H = shape.hidden_size, Q = shape.q_lora_rank, nh = shape.num_attention_heads,
                 nkv = shape.num_key_value_heads, dk = shape.qk_head_dim, dv = shape.v_head_dim;
-  const auto linear = [&](int64_t in, int64_t out) { return Linear::cost({N, in, out}, dtype, ""); };
-  const auto norm = [&](int64_t tokens, int64_t width) { return RmsNorm::cost({tokens, width}, dtype, ""); };
-  const auto rope = [&](int64_t heads) { return Rope::cost({N, heads, shape.rotary_dim}, dtype, ""); };
-  std::vector<Cost> parts;
+  const char* pairs = shape.pairs == Rope::Pairs::half ? "half" : "interleaved";
+  const auto linear = [&](int64_t in, int64_t out) { return part_of<Linear>({N, in, out}, dtype); };
+  const auto norm = [&](int64_t tokens, int64_t width) { return part_of<RmsNorm>({tokens, width}, dtype); };
+  const auto rope = [&](int64_t heads) { return part_of<Rope>({N, heads, shape.rotary_dim}, dtype, pairs); };
+  std::vector<Component> parts;
   if (Q > 0) {
     parts = {linear(H, Q), norm(N, Q), linear(Q, nh * dk)};
   } else {
@@ -84,16 +85,14 @@ std::vector<Cost> AttentionLayer::parts(const Shape& shape, DType dtype) {
   parts.push_back(rope(nh));
   parts.push_back(rope(nkv));
   const AttentionDecode::Shape attention = attention_shape(shape);
-  parts.push_back(shape.new_tokens == 1 ? AttentionDecode::cost(attention, cache_type(dtype), "")
-                                        : AttentionPrefill::cost(attention, cache_type(dtype), ""));
+  parts.push_back(shape.new_tokens == 1 ? part_of<AttentionDecode>(attention, cache_type(dtype))
+                                        : part_of<AttentionPrefill>(attention, cache_type(dtype)));
   parts.push_back(linear(nh * dv, H));
   return parts;
 }
 
 Cost AttentionLayer::cost(const Shape& shape, DType dtype, std::string_view) {
-  Cost sum;
-  for (const Cost& part : parts(shape, dtype)) sum = sum + part;
-  return sum;
+  return sum(parts(shape, dtype));
 }
 
 AttentionLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view, Arena& arena, uint64_t seed)

@@ -70,24 +70,23 @@ int64_t DecoderLayer::units(const Shape& shape) {
   return is_dense(shape) ? AttentionLayer::units(shape.attention_layer) : MlaLayer::units(shape.mla_layer);
 }
 
-std::vector<Cost> DecoderLayer::parts(const Shape& shape, DType dtype) {
-  const Cost norm = RmsNorm::cost({units(shape), hidden_size(shape)}, dtype, "");
-  std::vector<Cost> parts = is_dense(shape) ? AttentionLayer::parts(shape.attention_layer, dtype)
-                                            : MlaLayer::parts(shape.mla_layer, dtype, attention_name(shape.attention));
+std::vector<Component> DecoderLayer::parts(const Shape& shape, DType dtype) {
+  std::vector<Component> parts = is_dense(shape)
+                                     ? AttentionLayer::parts(shape.attention_layer, dtype)
+                                     : MlaLayer::parts(shape.mla_layer, dtype, attention_name(shape.attention));
+  const Component norm = part_of<RmsNorm>({units(shape), hidden_size(shape)}, dtype);
   parts.insert(parts.end(), {norm, norm});
   if (shape.ffn == Ffn::dense) {
-    parts.push_back(DenseFfn::cost(shape.dense_ffn, dtype, ""));
+    parts.push_back(part_of<DenseFfn>(shape.dense_ffn, dtype));
   } else {
-    parts.push_back(MoeRouter::cost(shape.moe_layer.router, dtype, ""));
-    parts.push_back(MoeExperts::cost(shape.moe_layer.experts, dtype, ""));
+    const std::vector<Component> moe = MoeLayer::parts(shape.moe_layer, dtype);
+    parts.insert(parts.end(), moe.begin(), moe.end());
   }
   return parts;
 }
 
 Cost DecoderLayer::cost(const Shape& shape, DType dtype, std::string_view) {
-  Cost sum;
-  for (const Cost& part : parts(shape, dtype)) sum = sum + part;
-  return sum;
+  return sum(parts(shape, dtype));
 }
 
 DecoderLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view, Arena& arena, uint64_t seed)

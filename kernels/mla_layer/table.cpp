@@ -57,20 +57,19 @@ std::string MlaLayer::key(const Shape& shape) {
   return shape.new_tokens == 1 ? MlaDecode::key(attention_shape(shape)) : MlaPrefill::key(attention_shape(shape));
 }
 
-std::vector<Cost> MlaLayer::parts(const Shape& shape, DType dtype, std::string_view algo) {
+std::vector<Component> MlaLayer::parts(const Shape& shape, DType dtype, std::string_view algo) {
   const MlaDecode::Shape attention = attention_shape(shape);
-  return {MlaProject::cost({shape.batch, shape.new_tokens, shape.context, shape.hidden_size, shape.num_attention_heads,
-                            shape.q_lora_rank, shape.kv_lora_rank, shape.qk_nope_head_dim, shape.qk_rope_head_dim},
-                           dtype, ""),
-          shape.new_tokens == 1 ? MlaDecode::cost(attention, dtype, algo == "expanded" ? "reexpanded" : algo)
-                                : MlaPrefill::cost(attention, dtype, algo),
-          Linear::cost({units(shape), shape.num_attention_heads * shape.v_head_dim, shape.hidden_size}, dtype, "")};
+  return {
+      part_of<MlaProject>({shape.batch, shape.new_tokens, shape.context, shape.hidden_size, shape.num_attention_heads,
+                           shape.q_lora_rank, shape.kv_lora_rank, shape.qk_nope_head_dim, shape.qk_rope_head_dim},
+                          dtype),
+      shape.new_tokens == 1 ? part_of<MlaDecode>(attention, dtype, algo == "expanded" ? "reexpanded" : algo)
+                            : part_of<MlaPrefill>(attention, dtype, algo),
+      part_of<Linear>({units(shape), shape.num_attention_heads * shape.v_head_dim, shape.hidden_size}, dtype)};
 }
 
 Cost MlaLayer::cost(const Shape& shape, DType dtype, std::string_view algo) {
-  Cost sum;
-  for (const Cost& part : parts(shape, dtype, algo)) sum = sum + part;
-  return sum;
+  return sum(parts(shape, dtype, algo));
 }
 
 MlaLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view algo, Arena& arena, uint64_t seed)

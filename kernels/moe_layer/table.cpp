@@ -22,8 +22,12 @@ std::string MoeLayer::key(const Shape& shape) {
   return MoeExperts::key(shape.experts);
 }
 
-Cost MoeLayer::cost(const Shape& shape, DType dtype, std::string_view algo) {
-  return MoeRouter::cost(shape.router, dtype, algo) + MoeExperts::cost(shape.experts, dtype, algo);
+std::vector<Component> MoeLayer::parts(const Shape& shape, DType dtype) {
+  return {part_of<MoeRouter>(shape.router, dtype), part_of<MoeExperts>(shape.experts, dtype)};
+}
+
+Cost MoeLayer::cost(const Shape& shape, DType dtype, std::string_view) {
+  return sum(parts(shape, dtype));
 }
 
 namespace {

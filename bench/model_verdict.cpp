@@ -1,0 +1,216 @@
+#include "model_verdict.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <ostream>
+
+#include "selection.h"
+#include "words.h"
+
+namespace mmb {
+namespace {
+
+// A row of a whole model, with its key's numbers.
+struct Step {
+  const Result* result;
+  int64_t batch, new_tokens, cached;  // cached: context of a decode step, past of a prefill
+  int64_t layers;
+  double seconds() const {  // of the whole model
+    return static_cast<double>(batch * new_tokens) / result->counters.at("model_tokens_per_second");
+  }
+  double tokens_per_second() const { return result->counters.at("model_tokens_per_second"); }
+};
+
+std::vector<Step> steps(std::span<const Result> results, const std::string& op) {
+  std::vector<Step> all;
+  for (const Result& r : results) {
+    if (r.name.op != op || !r.error.empty() || r.name.threads != "all") continue;
+    all.push_back({&r, *key_value(r.name.key, "batch"), *key_value(r.name.key, "q"),
+                   *key_value(r.name.key, op == "decode_step" ? "ctx" : "past"), *key_value(r.name.key, "layers")});
+  }
+  return all;
+}
+
+// The step of another model, or of another number of new tokens, at the same place.
+const Step* find(const std::vector<Step>& all, const Step& like, const std::string& model, int64_t new_tokens) {
+  for (const Step& s : all)
+    if (s.result->name.model == model && s.result->name.dtype == like.result->name.dtype &&
+        s.result->name.impl == like.result->name.impl && s.batch == like.batch && s.cached == like.cached &&
+        s.new_tokens == new_tokens)
+      return &s;
+  return nullptr;
+}
+
+constexpr std::pair<const char*, const char*> kRivals[] = {{"~mha", "MHA"},
+                                                           {"~gqa8", "GQA-8"},
+                                                           {"~mqa", "MQA"},
+                                                           {"~dense_active", "dense active"},
+                                                           {"~dense_total", "dense total"}};
+
+std::string tokens_cell(const Step* step) {
+  return step ? text("%13.1f%s", step->tokens_per_second(), step->result->counters.at("extrapolated") > 0 ? "*" : " ")
+              : text("%13s ", "-");
+}
+
+// One line a step: tokens/s, of ideal, of the parts, and the rivals'.
+void print_table(const Suite& suite, std::span<const Result> results, const std::vector<Step>& all,
+                 const std::vector<const Step*>& lines, const char* cached, std::ostream& out) {
+  out << text("  %5s %5s %8s %14s %6s %12s", "batch", "new", cached, "tokens/s", "ideal", "parts/whole");
+  for (const auto& [suffix, label] : kRivals) out << text(" %13s", label);
+  out << '\n';
+  for (const Step* s : lines) {
+    const auto parts = seconds_of_parts(suite.row(s->result->name.text()), results);
+    out << text("  %5lld %5lld %8lld ", static_cast<long long>(s->batch), static_cast<long long>(s->new_tokens),
+                static_cast<long long>(s->cached))
+        << tokens_cell(s) << text(" %5.0f%%", 100 * s->result->counters.at("roof"))
+        << (parts ? text(" %12.3f", *parts / s->result->seconds) : text(" %12s", "-"));
+    for (const auto& [suffix, label] : kRivals)
+      out << tokens_cell(find(all, *s, s->result->name.model + suffix, s->new_tokens));
+    out << '\n';
+  }
+}
+
+// Multi-token prediction: a draft for each new token but the first.
+void print_drafts(const std::vector<Step>& all, const std::vector<const Step*>& lines, std::ostream& out) {
+  for (const Step* s : lines) {
+    const Step* plain = find(all, *s, s->result->name.model, 1);
+    if (s->new_tokens == 1 || s->batch != 1 || !plain) continue;
+    const double cost = s->seconds() / plain->seconds();
+    const int64_t drafts = s->new_tokens - 1;
+    const double least = break_even_acceptance(cost, drafts);
+    // DeepSeek-V3, arXiv:2412.19437, section 5.4.3: 85 to 90 % of second tokens accepted, 1.8 times the tokens per second.
+    constexpr double kPublishedAcceptance = 0.85;
+    out << "  Verifying " << drafts << (drafts == 1 ? " draft" : " drafts") << " of one sequence on " << s->cached
+        << " tokens takes " << text("%.2f", cost)
+        << " steps' time: " << (least > 1 ? "it never pays" : text("it pays from %.0f%% acceptance on", 100 * least))
+        << "; at 85%, " << text("%.2f", tokens_per_step(kPublishedAcceptance, drafts) / cost)
+        << "x the tokens/s, the drafts themselves not counted";
+    if (drafts == 1) out << " (published: 1.8x)";
+    out << ".\n";
+  }
+}
+
+void print_thinking(const std::vector<Step>& all, const std::string& model, const std::string& dtype,
+                    std::ostream& out) {
+  std::vector<std::pair<std::string, ContextFit>> forms;
+  for (const auto& [suffix, label] :
+       {std::pair<const char*, const char*>{"", "MLA"}, kRivals[0], kRivals[1], kRivals[2]}) {
+    std::vector<std::pair<double, double>> points;
+    for (const Step& s : all)
+      if (s.result->name.model == model + suffix && s.result->name.dtype == dtype && s.batch == 1 && s.new_tokens == 1)
+        points.push_back({static_cast<double>(s.cached), s.seconds()});
+    if (points.size() >= 2) forms.push_back({label, fit_context(points)});
+  }
+  if (forms.empty()) return;
+  constexpr double kFirst = 1024, kCount = 32768;
+  out << "  Long thinking, batch 1, time of a token = a + c T after T tokens, and 32K tokens from a prompt of 1K:\n";
+  for (const auto& [label, fit] : forms)
+    out << text("    %-6s a = %s, c = %s us; 32K tokens take %.0f s, %.2fx what they would at the first one's speed\n",
+                label.c_str(), milliseconds(fit.a).c_str(), figure(1e6 * fit.c).c_str(), fit.seconds(kFirst, kCount),
+                fit.seconds(kFirst, kCount) / (kCount * fit.seconds(kFirst)));
+  for (size_t i = 1; i < forms.size() && forms[0].first == "MLA"; ++i) {
+    const double at = crossover(forms[i].second, forms[0].second);
+    out << "    MLA against " << forms[i].first << ": ";
+    if (at <= 0)
+      out << (forms[0].second.c < forms[i].second.c ? "faster at any context" : "slower at any context");
+    else if (std::isinf(at))
+      out << "never crosses";
+    else
+      out << (forms[0].second.c < forms[i].second.c ? "faster" : "slower") << text(" from %.0f tokens on", at);
+    out << ".\n";
+  }
+}
+
+// A million tokens at the price of this machine.
+void print_price(const std::vector<Step>& decodes, const std::vector<Step>& prefills, const std::string& model,
+                 const std::string& dtype, const Price& price, std::ostream& out) {
+  if (price.usd_per_hour <= 0) return;
+  const auto cost = [&](const Step& s) { return price.usd_per_hour / 3600 / s.tokens_per_second() * 1e6; };
+  const auto print = [&](const std::vector<Step>& all, const char* what) {
+    for (const Step& s : all)
+      if (s.result->name.model == model && s.result->name.dtype == dtype && (s.new_tokens == 1 || &all == &prefills))
+        out << text("  %s, batch %lld on %lld tokens: %.2f USD a million tokens.\n", what,
+                    static_cast<long long>(s.batch), static_cast<long long>(s.cached), cost(s));
+  };
+  out << text("  At %.2f USD an hour (the machine alone: no staff, no idle hours, no margin):\n", price.usd_per_hour);
+  print(prefills, "input");
+  print(decodes, "output");
+}
+
+}  // namespace
+
+double tokens_per_step(double acceptance, int64_t drafts) {
+  double tokens = 1, all_accepted = 1;
+  for (int64_t i = 0; i < drafts; ++i) tokens += all_accepted *= acceptance;
+  return tokens;
+}
+
+double break_even_acceptance(double cost, int64_t drafts) {
+  if (cost > tokens_per_step(1, drafts)) return std::numeric_limits<double>::infinity();
+  double low = 0, high = 1;
+  for (int i = 0; i < 60; ++i) {
+    const double middle = (low + high) / 2;
+    (tokens_per_step(middle, drafts) < cost ? low : high) = middle;
+  }
+  return high;
+}
+
+ContextFit fit_context(std::span<const std::pair<double, double>> points) {
+  const auto n = static_cast<double>(points.size());
+  double x = 0, y = 0, xx = 0, xy = 0;
+  for (const auto& [cached, seconds] : points) {
+    x += cached;
+    y += seconds;
+    xx += cached * cached;
+    xy += cached * seconds;
+  }
+  const double c = (n * xy - x * y) / (n * xx - x * x);
+  return {(y - c * x) / n, c};
+}
+
+double crossover(const ContextFit& a, const ContextFit& b) {
+  return a.c == b.c ? std::numeric_limits<double>::infinity() : (b.a - a.a) / (a.c - b.c);
+}
+
+void print_whole_models(const Suite& suite, std::span<const Result> results, const Price& price, std::ostream& out) {
+  const std::vector<Step> decodes = steps(results, "decode_step"), prefills = steps(results, "prefill_step");
+  // Models as published, in each type.
+  std::vector<std::pair<std::string, std::string>> seen;
+  for (const auto* all : {&decodes, &prefills})
+    for (const Step& s : *all) {
+      const std::pair<std::string, std::string> key{s.result->name.model, s.result->name.dtype};
+      if (key.first.find('~') == std::string::npos && std::find(seen.begin(), seen.end(), key) == seen.end())
+        seen.push_back(key);
+    }
+  for (const auto& [model, dtype] : seen) {
+    const auto lines = [&](const std::vector<Step>& all) {
+      std::vector<const Step*> own;
+      for (const Step& s : all)
+        if (s.result->name.model == model && s.result->name.dtype == dtype) own.push_back(&s);
+      return own;
+    };
+    const auto decode_lines = lines(decodes), prefill_lines = lines(prefills);
+    int64_t least = std::numeric_limits<int64_t>::max();
+    for (const auto* own : {&decode_lines, &prefill_lines})
+      for (const Step* s : *own) least = std::min(least, s->layers);
+    const int64_t all_layers = suite.model(model).num_hidden_layers;
+    out << "\nWhole " << model << ", " << dtype << " weights, " << (dtype == "f32" ? "f32" : "bf16") << " cache, "
+        << results.front().name.impl << " kernels (* layers of "
+        << (least < all_layers ? text("%lld to %lld", static_cast<long long>(least), static_cast<long long>(all_layers))
+                               : text("%lld", static_cast<long long>(all_layers)))
+        << " of " << all_layers << " were run, the others count as long as those of their kind)\n";
+    if (!decode_lines.empty()) {
+      print_table(suite, results, decodes, decode_lines, "context", out);
+      print_drafts(decodes, decode_lines, out);
+      print_thinking(decodes, model, dtype, out);
+    }
+    if (!prefill_lines.empty()) {
+      out << "  A prompt:\n";
+      print_table(suite, results, prefills, prefill_lines, "cached", out);
+    }
+    print_price(decodes, prefills, model, dtype, price, out);
+  }
+}
+
+}  // namespace mmb

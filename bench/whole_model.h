@@ -1,0 +1,38 @@
+// What the rows of whole models share: as many layers as the memory holds, and the ops that they consist of as rows beside.
+#pragma once
+
+#include "bench.h"
+#include "mmb/attention_decode.h"
+#include "mmb/attention_prefill.h"
+#include "mmb/decode_step.h"
+#include "mmb/linear.h"
+#include "mmb/mla_prefill.h"
+#include "mmb/mla_project.h"
+#include "mmb/rms_norm.h"
+
+namespace mmb {
+
+// The counterfactuals that share a model's FFNs, and those that share its attention.
+std::vector<Model> rivals_in_attention(const Model& model);
+std::vector<Model> rivals_in_ffn(const Model& model);
+
+// Every op of `shape` as a row of its own, in `dtype`; rows that there are already stay as they are.
+void add_parts(Suite& suite, const Model& model, const DecodeStep::Shape& shape, DType dtype);
+
+// `shape_of(layers)` with all of the model's layers, or as many as the arena holds in each type.
+template <class Op, auto Reference, class ShapeOf>
+void add_whole_model(Suite& suite, const Model& model, const ShapeOf& shape_of) {
+  for (DType dtype : suite.selection().dtypes) {
+    int64_t layers = model.need(&Model::num_hidden_layers);
+    const auto fits = [&](int64_t n) {
+      // Slices are aligned, and what does not fit the end of the arena leaves a gap.
+      return 1.001 * DecodeStep::resident_bytes(shape_of(n), dtype) <= static_cast<double>(suite.arena_bytes());
+    };
+    while (layers > 1 && !fits(layers)) --layers;
+    const auto shape = shape_of(layers);
+    suite.add<Op, Reference>(model, shape, {.dtypes = {dtype}});
+    if (suite.profile() == Profile::model) add_parts(suite, model, shape, dtype);
+  }
+}
+
+}  // namespace mmb

@@ -1,0 +1,256 @@
+"""Result files of bench_mla run: read, checked, repetitions merged; and what the scripts share in showing them."""
+import functools
+import json
+import math
+import os
+import pathlib
+import re
+import statistics
+import sys
+from dataclasses import dataclass, field
+
+HERE = pathlib.Path(__file__).resolve().parent
+VENV = HERE.parent / "build/venv"  # made by scripts/setup.sh
+
+if pathlib.Path(sys.argv[0]).resolve().parent == HERE and sys.prefix == sys.base_prefix:
+    if (VENV / "bin/python").exists():  # has the libraries, which this python3 may lack
+        os.execv(VENV / "bin/python", [str(VENV / "bin/python"), *sys.argv])
+try:
+    import jsonschema
+    import numpy as np
+    import scipy  # noqa: F401: not here, but in what imports this
+except ModuleNotFoundError as missing:
+    print(f"{sys.argv[0]}: this python3 has no {missing.name}: scripts/bench.sh makes build/venv, which has it; or run "
+          f"`uv run {sys.argv[0]}`", file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+class Unusable(Exception):
+    """file: field: what was expected."""
+
+
+@dataclass
+class Row:
+    """A kernel at a shape: op/algo/dtype/impl/model/key:value.../threads:n. Numbers are medians over repetitions."""
+    name: str
+    label: str = ""
+    seconds: np.ndarray = field(default_factory=lambda: np.empty(0))  # one per repetition
+    counters: dict = field(default_factory=dict)
+    error: str = None  # what went wrong; then there are no seconds
+    entries: list = field(default_factory=list, repr=False)  # as they are in the file
+
+    def __post_init__(self):
+        self.op, self.algo, self.dtype, self.impl, self.model, *keys = self.name.split("/")
+        self.keys = dict(key.split(":", 1) for key in keys)
+
+    @functools.cached_property
+    def time(self):
+        return float(np.median(self.seconds)) if len(self.seconds) else math.nan
+
+    @property
+    def roof(self):
+        return self.counters.get("roof", math.nan)
+
+    @property
+    def ideal_seconds(self):
+        return self.roof * self.time
+
+    @property
+    def base_model(self):
+        return self.model.partition("~")[0]
+
+    @property
+    def counterfactual(self):
+        return self.model.partition("~")[2]
+
+    @property
+    def variant(self):
+        """The word in VARIANTS that this row is coloured by, or ""."""
+        words = (self.counterfactual, self.keys.get("attention"), self.algo, self.op.partition("_")[0])
+        return next((word for word in words if word in VARIANTS), "")
+
+    def number(self, key):
+        """The number behind a key, or None: not there, or a range as of uneven contexts."""
+        value = self.keys.get(key, "")
+        return int(value) if value.isdigit() else None
+
+
+@dataclass
+class Result:
+    path: str
+    name: str  # short: the alias of the run, else the name of the file
+    context: dict
+    rows: list
+
+    def __post_init__(self):
+        self.by_name = {row.name: row for row in self.rows}
+
+    def select(self, op=None, algo=None, dtype=None, impl=None, model=None, **keys):
+        """Rows without an error whose parts are these, in the order of the file; a key that is None is to be absent."""
+        wanted = {"op": op, "algo": algo, "dtype": dtype, "impl": impl, "model": model}
+        return [row for row in self.rows
+                if row.error is None
+                and all(value is None or getattr(row, part) == value for part, value in wanted.items())
+                and all(row.keys.get(key) == (None if value is None else str(value)) for key, value in keys.items())]
+
+
+# ---- Reading
+
+def load(path):
+    """The Result in a file, or Unusable in one sentence."""
+    document = read_json(path)
+    context = document.get("context") if isinstance(document, dict) else None
+    if not isinstance(context, dict) or "mmb.schema_version" not in context:
+        raise Unusable(f"{path}: context.mmb.schema_version: expected the result of bench_mla run, got another file")
+    error = jsonschema.exceptions.best_match(_validator().iter_errors(document))
+    if error:
+        raise Unusable(f"{path}: {_field(error.absolute_path)}: {_expected(error)}")
+    if not document["benchmarks"]:
+        raise Unusable(f"{path}: benchmarks: expected rows, got none: the run ended before its first")
+    return result_of(document, path)
+
+
+def result_of(document, path):
+    """The Result in a document that follows the schema."""
+    entries = {}
+    for entry in document["benchmarks"]:
+        entries.setdefault(entry["name"], []).append(entry)
+    context = document["context"]
+    alias = context.get("mmb.alias", "none")
+    name = pathlib.Path(path).stem if alias == "none" else alias
+    return Result(str(path), name, context, [_row(name, some) for name, some in entries.items()])
+
+
+def figures(text):
+    """{model: {figure: number}} of a fact of the context such as mmb.accounts."""
+    models = {}
+    for part in filter(None, text.split("; ")):
+        model, _, words = part.rpartition(":")
+        names, values = words.split()[::2], words.split()[1::2]
+        models[model] = dict(zip(names, map(float, values)))
+    return models
+
+
+def read_json(path):
+    """Strict JSON: NaN, Infinity and repeated keys are errors."""
+    def unique(pairs):
+        members = dict(pairs)
+        if len(members) < len(pairs):
+            raise ValueError("an object repeats a key")
+        return members
+
+    def refuse(constant):
+        raise ValueError(f"{constant} is not a number of JSON")
+
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+        if not text.strip():
+            raise Unusable(f"{path}: expected JSON, got an empty file")
+        return json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
+    except OSError as error:
+        raise Unusable(f"{path}: expected a file that can be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Unusable(f"{path}: expected JSON, got bytes that are no text") from None
+    except RecursionError:
+        raise Unusable(f"{path}: expected JSON, got brackets without end") from None
+    except json.JSONDecodeError as error:
+        cut = " (cut off?)" if error.pos >= len(text.rstrip()) - 1 or "Unterminated" in error.msg else ""
+        raise Unusable(f"{path}: line {error.lineno}: expected JSON: {error.msg}{cut}") from None
+    except ValueError as error:
+        raise Unusable(f"{path}: expected JSON: {error}") from None
+
+
+def _row(name, entries):
+    label = next((entry["label"] for entry in entries if "label" in entry), "")
+    error = next((entry["error_message"] for entry in entries if "error_occurred" in entry), None)
+    if error is not None:
+        return Row(name, label, error=error, entries=entries)
+    counters = {key for entry in entries for key, value in entry.items()
+                if key not in _GOOGLE and isinstance(value, (int, float))}
+    medians = {key: statistics.median(entry[key] for entry in entries if key in entry) for key in sorted(counters)}
+    seconds = np.array([entry["real_time"] for entry in entries]) * 1e-6  # the schema has microseconds only
+    return Row(name, label, seconds, medians, entries=entries)
+
+
+_SCHEMA = HERE / "result.schema.json"
+# Google Benchmark's own fields of a row; the other numbers are counters.
+_GOOGLE = {"family_index", "per_family_instance_index", "repetitions", "repetition_index", "threads", "iterations",
+           "real_time", "cpu_time"}
+
+
+@functools.lru_cache(None)
+def _validator():
+    return jsonschema.Draft7Validator(json.loads(_SCHEMA.read_text()))
+
+
+def _field(path):
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".") or "the file"
+
+
+def _expected(error):
+    if error.validator == "required":
+        return "expected " + next(name for name in error.validator_value if name not in error.instance)
+    if error.validator == "additionalProperties":
+        known, patterns = error.schema.get("properties", {}), error.schema.get("patternProperties", {})
+        strange = next(key for key in error.instance
+                       if key not in known and not any(re.search(pattern, key) for pattern in patterns))
+        return f"expected only fields that {_SCHEMA.name} knows, got {strange}"
+    words = {"const": "", "type": "", "enum": "one of ", "pattern": "text like ", "minimum": "at least ",
+             "exclusiveMinimum": "more than "}
+    rule = error.validator_value if error.validator == "type" else json.dumps(error.validator_value)
+    got = json.dumps(error.instance)
+    got = got if len(got) < 80 else got[:77] + "..."
+    return f"expected {words.get(error.validator, error.validator + ' ')}{rule}, got {got}"
+
+
+# ---- Showing
+
+@dataclass(frozen=True)
+class Style:
+    """How one variant looks in every figure and table; marker and dash for those who do not see the colour."""
+    title: str
+    color: str  # of Okabe and Ito's palette; black is drawn in the colour of the text
+    marker: str  # matplotlib's
+    dash: str  # matplotlib's
+
+
+BLUE, VERMILLION, GREEN, PURPLE, BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"
+VARIANTS = {
+    "absorbed": Style("MLA absorbed", BLUE, "o", "-"),
+    "expanded": Style("MLA expanded", VERMILLION, "s", "--"),
+    "reexpanded": Style("MLA re-expanded", VERMILLION, "d", ":"),
+    "mha": Style("MHA", BLACK, "^", "-."),
+    "gqa8": Style("GQA-8", GREEN, "v", ":"),
+    "mqa": Style("MQA", PURPLE, "P", "--"),
+    "moe": Style("MoE", BLUE, "D", "-"),
+    "dense_active": Style("dense, equal active", GREEN, "X", ":"),
+    "dense_total": Style("dense, equal total", VERMILLION, "p", "--"),
+}
+
+
+def three_digits(value):
+    magnitude = abs(value)
+    return f"{value:.2f}" if magnitude < 9.995 else f"{value:.1f}" if magnitude < 99.95 else f"{value:.0f}"
+
+
+def short_number(value):
+    for unit in ("", "k", "M", "G", "T", "P"):
+        if abs(value) < 999.5 or unit == "P":
+            return three_digits(value) + unit
+        value /= 1000
+
+
+def short_time(seconds):
+    for unit, factor in (("ns", 1e9), ("us", 1e6), ("ms", 1e3)):
+        if seconds * factor < 999.5:
+            return f"{three_digits(seconds * factor)} {unit}"
+    return f"{three_digits(seconds)} s"
+
+
+def percent(fraction):
+    return f"{100 * fraction:.0f}%"
+
+
+def times(ratio):
+    """A ratio of which 1 means equal: 1.71x."""
+    return f"{three_digits(ratio)}x"

@@ -1,0 +1,167 @@
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import results
+import synthetic
+from synthetic import NAMES
+
+SCRIPTS = pathlib.Path(results.__file__).parent
+
+
+def test_a_made_file_follows_the_schema(tmp_path):
+    rows = {NAMES[0]: [1.0], NAMES[1]: ([1.0], {"error": "wrong result"})}
+    results.load(synthetic.write(tmp_path / "made.json", rows))
+
+
+def test_repetitions_are_merged_into_medians():
+    rows = synthetic.entries(NAMES[0], [3e-3, 1e-3, 2e-3])
+    for entry, roof in zip(rows, (0.9, 0.1, 0.6)):
+        entry["roof"] = roof
+    made = synthetic.document({})
+    made["benchmarks"] = rows + synthetic.entries(NAMES[1], [5e-3])
+    result = results.result_of(made, "folder/made.json")
+    assert [row.name for row in result.rows] == NAMES[:2]
+    row = result.by_name[NAMES[0]]
+    assert row.time == pytest.approx(2e-3)
+    assert row.roof == 0.6
+    assert row.ideal_seconds == pytest.approx(1.2e-3)
+    assert row.seconds == pytest.approx([3e-3, 1e-3, 2e-3])
+    assert row.counters["flops"] == synthetic.COUNTERS["flops"]
+    assert "iterations" not in row.counters and "real_time" not in row.counters
+    assert len(row.entries) == 3
+
+
+def test_the_parts_of_a_name():
+    row = results.Row("mla_decode/absorbed/bf16/amx/DeepSeek-V3~mha/batch:1/ctx:16..133/threads:all")
+    assert (row.op, row.algo, row.dtype, row.impl) == ("mla_decode", "absorbed", "bf16", "amx")
+    assert row.model == "DeepSeek-V3~mha"
+    assert row.keys == {"batch": "1", "ctx": "16..133", "threads": "all"}
+    assert (row.base_model, row.counterfactual) == ("DeepSeek-V3", "mha")
+    assert (row.number("batch"), row.number("ctx"), row.number("q")) == (1, None, None)
+
+
+@pytest.mark.parametrize("name, variant", [
+    ("mla_decode/absorbed/bf16/amx/DeepSeek-V3/ctx:1/threads:all", "absorbed"),
+    ("attention_decode/flash/bf16/amx/DeepSeek-V3~mqa/ctx:1/threads:all", "mqa"),
+    ("decoder_layer/composed/bf16/amx/DeepSeek-V3/attention:expanded/ffn:moe/threads:all", "expanded"),
+    ("moe_experts/grouped/bf16/amx/DeepSeek-V3/tokens:1/threads:all", "moe"),
+    ("dense_ffn/panels/bf16/amx/DeepSeek-V3~dense_total/tokens:1/threads:all", "dense_total"),
+    ("an_op_of_tomorrow/its_algo/fp3/amx/DeepSeek-V9/skew:2/threads:all", ""),
+])
+def test_variants(name, variant):
+    assert results.Row(name).variant == variant
+
+
+def test_an_error_in_one_repetition_is_the_rows():
+    made = synthetic.document({NAMES[0]: [1.0, 1.0]})
+    made["benchmarks"][1:] = synthetic.entries(NAMES[0], [0.0], error="wrong result")
+    row, = results.result_of(made, "made.json").rows
+    assert row.error == "wrong result"
+    assert np.isnan(row.time)
+
+
+def test_select():
+    result = synthetic.result({NAMES[0]: [1.0], NAMES[1]: [2.0], NAMES[2]: ([1.0], {"error": "wrong"})})
+    assert [row.name for row in result.select(op="linear")] == NAMES[:2]
+    assert [row.name for row in result.select(op="linear", model="DeepSeek-V3", tokens=2)] == [NAMES[1]]
+    assert result.select(op="linear", tokens=3) == []
+    assert result.select(op="linear", tokens=None) == []
+    assert len(result.select(op="linear", overlap=None)) == 2
+    assert result.select(algo="rounded") == []
+
+
+def test_the_name_of_a_result_is_its_alias_or_its_files():
+    assert synthetic.result({}, "folder/laptop.json").name == "laptop"
+    assert synthetic.result({}, "folder/laptop.json", alias="desk").name == "desk"
+
+
+def spoiled(spoil):
+    made = synthetic.document({NAMES[0]: [1.0], NAMES[1]: [1.0]})
+    spoil(made["benchmarks"][1])
+    return json.dumps(made)
+
+
+CUT = json.dumps(synthetic.document({NAMES[0]: [1.0]}), indent=1)[:700]
+BAD = {
+    "empty": ("", "expected JSON, got an empty file"),
+    "blank": (" \n", "expected JSON, got an empty file"),
+    "cut": (CUT, r"line \d+: expected JSON: .*\(cut off\?\)"),
+    "text": ("seconds: 4", "line 1: expected JSON: "),
+    "nan": ('{"a": NaN}', "NaN is not a number of JSON"),
+    "twice": ('{"a": 1, "a": 2}', "repeats a key"),
+    "deep": ("[" * 100000, "brackets without end"),
+    "list": ("[]", r"context\.mmb\.schema_version: expected the result of bench_mla run"),
+    "foreign": ('{"context": {"date": "today"}}', r"context\.mmb\.schema_version: expected the result of"),
+    "contextless": ('{"context": 3}', r"context\.mmb\.schema_version"),
+    "no rows": (json.dumps(synthetic.document({})), "benchmarks: expected rows, got none"),
+    "newer": (json.dumps(synthetic.document({NAMES[0]: [1.0]}, schema_version="2")),
+              r'context\.mmb\.schema_version: expected "1", got "2"'),
+    "type": (spoiled(lambda row: row.update(roof="high")), r'benchmarks\[1\]\.roof: expected number, got "high"'),
+    "lacks": (spoiled(lambda row: row.pop("roof")), r"benchmarks\[1\]: expected roof"),
+    "typo": (spoiled(lambda row: row.update(rooof=1)), r"benchmarks\[1\]: expected only fields that .*, got rooof"),
+    "name": (spoiled(lambda row: row.update(name="x")), r'benchmarks\[1\]\.name: expected text like ".*", got "x"'),
+    "time": (spoiled(lambda row: row.update(real_time=0)), r"benchmarks\[1\]\.real_time: expected more than 0, got 0"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_file_is_one_sentence(tmp_path, kind):
+    text, expected = BAD[kind]
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(results.Unusable) as error:
+        results.load(path)
+    assert re.search(expected, str(error.value))
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
+    for path, expected in ((tmp_path / "none.json", "No such file"), (tmp_path, "directory"),
+                           (tmp_path / "bytes.json", "no text")):
+        with pytest.raises(results.Unusable, match=expected):
+            results.load(path)
+
+
+def test_a_real_file(smoke_file):
+    result = results.load(smoke_file)
+    assert len(result.rows) > 10
+    assert all(len(row.seconds) == 3 and row.time > 0 and row.error is None for row in result.rows)
+
+
+@pytest.mark.parametrize("write, value, text", [
+    (results.short_time, 2.5e-7, "250 ns"), (results.short_time, 1.234e-3, "1.23 ms"),
+    (results.short_time, 12.0, "12.0 s"),
+    (results.short_number, 999.6, "1.00k"), (results.short_number, 4.2e10, "42.0G"),
+    (results.short_number, 0.5, "0.50"),
+    (results.times, 1.706, "1.71x"), (results.times, 71.06, "71.1x"), (results.percent, 0.944, "94%"),
+])
+def test_numbers_in_words(write, value, text):
+    assert write(value) == text
+
+
+def test_every_script_says_what_it_needs_and_requirements_pin_it():
+    pinned = set(re.findall(r"^([a-z0-9-]+)==", (SCRIPTS / "requirements.txt").read_text(), re.M))
+    for script in SCRIPTS.glob("*.py"):
+        text = script.read_text()
+        if "__main__" not in text:
+            continue
+        header = re.search(r"^# /// script\n(?:# .*\n)+?# dependencies = (\[.*\])\n# ///$", text, re.M)
+        assert header, f"{script.name} has no PEP 723 header"
+        assert set(json.loads(header[1])) <= pinned, script.name
+
+
+def test_a_python_without_the_libraries_goes_on_in_the_virtual_environment():
+    if not (results.VENV / "bin/python").exists():
+        pytest.skip("no build/venv")
+    bare = [sys._base_executable, "-S"]  # no site's packages
+    ended = subprocess.run([*bare, SCRIPTS / "compare.py", "--help"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "usage: compare.py" in ended.stdout
