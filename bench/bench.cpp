@@ -152,6 +152,8 @@ void Suite::for_each_model(const ByProfile<std::string>& names, const std::funct
   const auto add = [&](const Model& model) {
     try {
       add_rows(model);
+    } catch (const TraceError&) {
+      throw;
     } catch (const Error& error) {  // a config without what this op needs, or sizes that make no shape
       skip(op_ + "/.../" + model.name, error.what());
     }
@@ -160,6 +162,23 @@ void Suite::for_each_model(const ByProfile<std::string>& names, const std::funct
     for (const Model& model : models_) add(model);
   else
     for (const std::string& name : choose<std::string>({}, names)) add(load_model(name));
+}
+
+std::vector<Routing> Suite::routings(const Model& model, const ByProfile<Routing>& values) {
+  const auto& [skews, overlaps, traces] = std::tie(selection_.skews, selection_.overlaps, selection_.traces);
+  if (model.moe_layers() == 0) return {Routing{}};
+  if (skews.empty() && overlaps.empty() && traces.empty()) return choose<Routing>({}, values);
+  std::vector<Routing> list;
+  if (!skews.empty() || !overlaps.empty())
+    for (double skew : skews.empty() ? std::vector{0.0} : skews)
+      for (double overlap : overlaps.empty() ? std::vector{0.0} : overlaps)
+        list.push_back({.skew = skew, .overlap = overlap});
+  for (const std::string& file : traces) {
+    auto known = traces_.find({file, model.name});
+    if (known == traces_.end()) known = traces_.emplace(std::pair(file, model.name), load_trace(file, model)).first;
+    list.push_back({.trace = &known->second});
+  }
+  return list;
 }
 
 Model Suite::model(const std::string& name) const {

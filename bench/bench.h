@@ -85,7 +85,7 @@ class Suite {
     if (!selected.empty()) return selected;
     if (selection_.profile == Profile::smoke) return values.smoke;
     if (selection_.profile == Profile::model) return values.model;
-    // What a name does not say (a routing) is any that there is.
+    // What a name does not say (into how many lengths a batch is cut) is any that there is.
     return selection_.profile == Profile::full || !selection_.row.empty() ? values.full : values.quick;
   }
   std::vector<int64_t> batches(const ByProfile<int64_t>& values) const { return choose(selection_.batches, values); }
@@ -95,6 +95,10 @@ class Suite {
   }
   // The shortest sequence's context in a batch: 0 where all are alike, and uneven ones.
   std::vector<int64_t> shortest(int64_t batch, int64_t new_tokens, int64_t context) const;
+
+  // How the tokens of a model with experts choose them; uniformly where nothing says otherwise.
+  std::vector<Routing> routings(const Model& model, const ByProfile<Routing>& values = {
+                                                        {Routing{}}, {Routing{}}, {Routing{}}, {Routing{}}});
 
   struct Choice {
     std::string headline = {};       // the algo that is timed with threads:1 too
@@ -150,8 +154,9 @@ class Suite {
   std::string op_;  // whose bench file is adding rows
   std::unique_ptr<Arena> arena_;
   std::map<std::pair<Threads, Impl>, std::unique_ptr<Ruler>> rulers_;
-  std::map<std::pair<Threads, Impl>, Machine> machines_;  // at the start
-  std::vector<Model> models_;                             // the command line's
+  std::map<std::pair<Threads, Impl>, Machine> machines_;         // at the start
+  std::vector<Model> models_;                                    // the command line's
+  std::map<std::pair<std::string, std::string>, Trace> traces_;  // by file and model
   std::vector<Row> rows_;
   std::set<std::string> names_;
   std::vector<std::pair<std::string, std::string>> skipped_;
@@ -233,15 +238,22 @@ int64_t cached_tokens(const Shape& shape) {
   return 0;
 }
 
-// The experts that one iteration touches; 0 for an op without any.
+// Where one iteration's tokens go: of experts, if the shape has any.
 template <class Shape>
-int64_t experts_touched(const Shape& shape) {
-  if constexpr (std::is_same_v<Shape, MoeExperts::Shape>)
-    return shape.tokens ? MoeExperts::load(shape, MoeExperts::route(shape)).experts_touched : 0;
-  if constexpr (requires { shape.router; }) return experts_touched(shape.experts);
-  if constexpr (requires { shape.moe_layer; }) return experts_touched(shape.moe_layer.experts);
-  if constexpr (requires { shape.layers; }) return experts_touched(shape.layers.back());
-  return 0;
+void count_experts(const Shape& shape, std::map<std::string, double>& counters) {
+  if constexpr (std::is_same_v<Shape, MoeExperts::Shape>) {
+    if (shape.tokens == 0) return;
+    const MoeExperts::Load load = MoeExperts::load(shape, MoeExperts::route(shape));
+    counters["experts_touched"] = static_cast<double>(load.experts_touched);
+    counters["experts_expected"] =
+        mmb::experts_touched(shape.n_routed_experts, shape.num_experts_per_tok, shape.tokens);
+    counters["expert_load_max"] = static_cast<double>(load.max);
+    counters["expert_load_mean"] = load.mean;
+    counters["expert_overlap"] = load.overlap;
+  }
+  if constexpr (requires { shape.router; }) count_experts(shape.experts, counters);
+  if constexpr (requires { shape.moe_layer; }) count_experts(shape.moe_layer.experts, counters);
+  if constexpr (requires { shape.layers; }) count_experts(shape.layers.back(), counters);
 }
 
 }  // namespace detail
@@ -304,8 +316,7 @@ void Suite::add(const Model& model, const typename Op::Shape& shape, const Choic
           if (model.base) row.counters["params_delta"] = static_cast<double>(params_delta(model));
           if (const int64_t cached = detail::cached_tokens(shape))
             row.counters["kv_bytes_per_token"] = row.cost.kv_bytes / static_cast<double>(cached);
-          if (const int64_t experts = detail::experts_touched(shape))
-            row.counters["experts_touched"] = static_cast<double>(experts);
+          detail::count_experts(shape, row.counters);
           if constexpr (requires { Op::useful_flops(shape); })
             if (Op::useful_flops(shape) != row.cost.flops) row.counters["useful_flops"] = Op::useful_flops(shape);
           row.prepare = [this, kernel, shape, dtype] {
@@ -315,6 +326,8 @@ void Suite::add(const Model& model, const typename Op::Shape& shape, const Choic
         }
       }
     }
+  } catch (const TraceError&) {
+    throw;
   } catch (const Error& error) {
     skip(std::string(Op::name) + "/.../" + model.name, error.what());
   }

@@ -19,7 +19,7 @@ constexpr int kWrongResult = 1, kBadInput = 2;
 // Flags as typed; empty: not given.
 struct Flags {
   std::string profile = "quick", models, batches, contexts, new_tokens, dtypes, threads, impls, ops, filter, row,
-              memory;
+              memory, skews, overlaps, traces;
   std::string min_time, repetitions, seed = "1", out, alias, usd_per_hour;
 };
 
@@ -41,6 +41,11 @@ void add_selection_flags(CLI::App& command, Flags& flags) {
   command.add_option("--context", flags.contexts,
                      "tokens in the cache; of a prefill, before its new tokens: 1k..16k*2");
   command.add_option("--new-tokens", flags.new_tokens, "new tokens of each sequence of a prefill: 1..256*4");
+  command.add_option("--skew", flags.skews,
+                     "routing: expert of rank r with probability as 1/r^skew (Zipf): 0,1 (default: the profile's)");
+  command.add_option("--overlap", flags.overlaps,
+                     "routing: share of its experts that a token keeps of the last: 0,0.38");
+  command.add_option("--trace", flags.traces, "routing: files of the experts chosen, a token a line");
   command.add_option("--dtype", flags.dtypes,
                      "storage of weights and caches: f32, bf16, fp8, int8, int4 (default bf16; model: bf16,int8)");
   command.add_option("--threads", flags.threads, "1, all or both (default all, and 1 for the headline rows)");
@@ -62,6 +67,9 @@ Selection selection_of(const Flags& flags) {
   if (!flags.batches.empty()) selection.batches = parse_counts("--batch", flags.batches, 1);
   if (!flags.contexts.empty()) selection.contexts = parse_counts("--context", flags.contexts, 0);
   if (!flags.new_tokens.empty()) selection.new_tokens = parse_counts("--new-tokens", flags.new_tokens, 1);
+  if (!flags.skews.empty()) selection.skews = parse_numbers("--skew", flags.skews, kMostSkew);
+  if (!flags.overlaps.empty()) selection.overlaps = parse_numbers("--overlap", flags.overlaps, 1);
+  if (!flags.traces.empty()) selection.traces = parse_traces(flags.traces);
   if (!flags.dtypes.empty())
     selection.dtypes = parse_dtypes(flags.dtypes);
   else if (selection.profile == Profile::smoke)

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "mmb/machine.h"
+#include "mmb/routing.h"
 
 namespace mmb {
 namespace {
@@ -55,6 +56,22 @@ std::vector<T> parse_list(const std::string& flag, const std::string& text, cons
     append_once(values, value);
   }
   return values;
+}
+
+// The routing of this name: drawn, or one of the traces.
+void select_routing(Selection& selection, const std::string& name) {
+  if (skew_of(name)) {
+    selection.skews = {*skew_of(name)};
+    selection.overlaps = {0};
+    selection.traces.clear();
+    return;
+  }
+  selection.skews.clear();
+  selection.overlaps.clear();
+  std::erase_if(selection.traces, [&](const std::string& file) { return trace_name(file) != name; });
+  if (selection.traces.empty())
+    throw Error("--row: routing: expected uniform, zipf and its exponent, or the name of a --trace FILE, got '" + name +
+                "'");
 }
 
 }  // namespace
@@ -145,6 +162,33 @@ std::vector<int64_t> parse_counts(const std::string& flag, const std::string& te
   return values;
 }
 
+std::vector<double> parse_numbers(const std::string& flag, const std::string& text, double most) {
+  return parse_list<double>(flag, text, (std::ostringstream() << "numbers from 0 to " << most).str(),
+                            [&](const std::string& word, double& value) {
+                              const char* end = word.data() + word.size();
+                              const auto [rest, error] = std::from_chars(word.data(), end, value);
+                              return error == std::errc() && rest == end && value >= 0 && value <= most;
+                            });
+}
+
+std::vector<std::string> parse_traces(const std::string& text) {
+  const std::vector<std::string> files = parse_words("--trace", text);
+  std::vector<std::string> names;
+  for (const std::string& file : files) {
+    const std::string name = trace_name(file);
+    const bool plain = !name.empty() && std::ranges::all_of(name, [](unsigned char c) {
+      return std::isalnum(c) || std::string_view("._+-").find(static_cast<char>(c)) != std::string_view::npos;
+    });
+    if (!plain || skew_of(name))
+      throw Error(
+          "--trace: expected files with names of letters, digits and ._+-, other than uniform and zipf1, got '" + file +
+          "'");
+    append_once(names, name);
+  }
+  if (names.size() < files.size()) throw Error("--trace: expected files of different names, got '" + text + "'");
+  return files;
+}
+
 int64_t parse_integer(const std::string& flag, const std::string& text, int64_t least, int64_t most) {
   int64_t value = 0;
   if (!to_integer(text, value) || value < least || value > most)
@@ -214,6 +258,8 @@ void select_row(Selection& selection, const std::string& name) {
     if (key == "threads") selection.threads = parse_threads(value);
     if (key == "batch" || key == "tokens") selection.batches = parse_counts("--row: " + key, value, 1);
     if (key == "ctx" || key == "past") selection.contexts = parse_counts("--row: " + key, longest(), 0);
+    if (key == "routing") select_routing(selection, value);
+    if (key == "overlap") selection.overlaps = parse_numbers("--row: " + key, value, 1);
     if (key == "q") selection.new_tokens = parse_counts("--row: " + key, value, 1);
   }
 }

@@ -20,6 +20,8 @@ struct Selection {
   Profile profile = Profile::quick;
   std::vector<std::string> ops, models;
   std::vector<int64_t> batches, contexts, new_tokens;
+  std::vector<double> skews, overlaps;  // each with each
+  std::vector<std::string> traces;      // files, beside these
   std::vector<DType> dtypes = {DType::bf16};
   std::vector<Impl> impls;       // empty: the fastest level, and in the full profile every fma_peak
   std::vector<Threads> threads;  // empty: all, and one for the headline rows
@@ -40,6 +42,10 @@ std::vector<Threads> parse_threads(const std::string& text);
 std::regex parse_regex(const std::string& flag, const std::string& text);
 // "1,2,4", "1..8" (each), "1k..16k*2" (geometric); k is 1024. In order of appearance, without repeats.
 std::vector<int64_t> parse_counts(const std::string& flag, const std::string& text, int64_t least);
+// "0,0.38": numbers from 0 to `most`.
+std::vector<double> parse_numbers(const std::string& flag, const std::string& text, double most);
+// Files of different stems, which rows can carry.
+std::vector<std::string> parse_traces(const std::string& text);
 int64_t parse_integer(const std::string& flag, const std::string& text, int64_t least, int64_t most);
 double parse_seconds(const std::string& flag, const std::string& text);
 double parse_usd(const std::string& text);

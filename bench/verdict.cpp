@@ -21,6 +21,10 @@ struct Timing {
   bool memory_bound;
 };
 
+Timing timing(const Result& r) {
+  return {r.seconds, r.counters.at("roof") * r.seconds, r.counters.at("bound") == 1};
+}
+
 // How many times faster `to` is than `from`, measured and as the machine's peaks allow.
 struct Gain {
   double measured, ideal;
@@ -68,8 +72,7 @@ class Rows {
   std::optional<Timing> time(const std::string& op, const std::string& algo, const std::string& model,
                              const std::string& key_part) const {
     const Result* r = row(op, algo, model, key_part);
-    if (!r) return {};
-    return Timing{r->seconds, r->counters.at("roof") * r->seconds, r->counters.at("bound") == 1};
+    return r ? std::optional(timing(*r)) : std::nullopt;
   }
 
   // Of each op's rows, in the order of the run.
@@ -208,18 +211,23 @@ struct Experts {
   double touched;
   Timing moe;
   std::optional<Timing> active, total;
+  std::vector<const Result*> skewed;  // the same batch under other routings
 };
 
 std::vector<Experts> experts(const Rows& rows, const std::string& model) {
   std::vector<Experts> all;
   for (const Result* r : rows.of("moe_experts")) {
     const auto tokens = key_value(r->name.key, "tokens");
-    if (r->name.model != model || !tokens || r->name.key.find("routing:uniform") == std::string::npos) continue;
+    if (r->name.model != model || !tokens || !r->name.key.ends_with("/routing:uniform")) continue;
     const std::string key = "tokens:" + std::to_string(*tokens);
-    all.push_back({*tokens, r->counters.at("experts_touched"),
-                   *rows.time("moe_experts", r->name.algo, model, r->name.key),
+    std::vector<const Result*> skewed;
+    for (const Result* other : rows.of("moe_experts"))
+      if (*tokens > 1 && other != r && other->name.algo == r->name.algo && other->name.model == model &&
+          key_value(other->name.key, "tokens") == tokens)
+        skewed.push_back(other);
+    all.push_back({*tokens, r->counters.at("experts_touched"), timing(*r),
                    rows.time("dense_ffn", "", model + "~dense_active", key),
-                   rows.time("dense_ffn", "", model + "~dense_total", key)});
+                   rows.time("dense_ffn", "", model + "~dense_total", key), std::move(skewed)});
   }
   return all;
 }
@@ -237,6 +245,13 @@ void print_experts(const Model& model, const std::vector<Experts>& batches, std:
     if (b.active) out << "; " << words(gain(*b.active, b.moe)) << " than dense of equal active size";
     if (b.total) out << "; " << words(gain(*b.total, b.moe)) << " than dense of equal total size";
     out << ".\n";
+    const char* separator = "      ";
+    for (const Result* r : b.skewed) {
+      out << separator << r->name.key.substr(r->name.key.find('/') + 1)
+          << text(": %.0f experts, ", r->counters.at("experts_touched")) << words(gain(b.moe, timing(*r)));
+      separator = "; ";
+    }
+    if (!b.skewed.empty()) out << " than uniform.\n";
   }
 }
 

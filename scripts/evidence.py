@@ -145,7 +145,7 @@ class Evidence:
 
     def rows(self, op, algo=None, model=None, **keys):
         return [row for row in self._rows if row.op == op and algo in (None, row.algo) and model in (None, row.model)
-                and all(row.keys.get(key) == str(value) for key, value in keys.items())]
+                and all(row.keys.get(key) == (None if value is None else str(value)) for key, value in keys.items())]
 
     def row(self, op, algo=None, model=None, **keys):
         return next(iter(self.rows(op, algo, model, **keys)), None)
@@ -157,7 +157,7 @@ class Evidence:
         """A model, and [(tokens, its experts, dense of equal active size, dense of equal total size)] by tokens."""
         for model in (V3, V2, LITE):
             batches = []
-            for moe in self.rows("moe_experts", model=model, routing="uniform"):
+            for moe in self.rows("moe_experts", model=model, routing="uniform", overlap=None):
                 rivals = [self.row("dense_ffn", model=f"{model}~{size}", tokens=moe.keys["tokens"])
                           for size in ("dense_active", "dense_total")]
                 if all(rivals):

@@ -315,7 +315,7 @@ def prefill_gains(view):
 
 def expert_gains(view):
     """At the smallest, the middle and the largest batch."""
-    rows = by_number(view.rows("moe_experts", routing="uniform"), "tokens")
+    rows = by_number(view.rows("moe_experts", routing="uniform", overlap=None), "tokens")
     batches = sorted(rows)
     some = dict.fromkeys(batches[at] for at in (0, len(batches) // 2, -1)) if batches else ()
     return [gain for form, size in (("dense_active", "active"), ("dense_total", "total")) for batch in some
@@ -438,14 +438,14 @@ def moe_batch(view, figure):
     routings = {}
     for row in view.rows("moe_experts"):
         routing = " ".join(value if key == "routing" else f"{key} {value}" for key, value in row.keys.items()
-                           if key not in ("tokens", "threads"))
+                           if key not in ("tokens", "threads")).replace("uniform overlap", "overlap")
         routings.setdefault(routing, []).append(row)
     routings = {routing: sorted(by_number(rows, "tokens").items()) for routing, rows in routings.items()}
     routings = {routing: rows for routing, rows in routings.items() if len(rows) > 1}
     if not routings:
         raise Missing("experts were not timed at two batches", "--op moe_experts,dense_ffn")
     looks = zip(("D", "o", "X", "*", "h", "p"), ("-", "--", ":", "-.", "--", ":"))
-    styles = {routing: Style(f"MoE, {routing} routing", VARIANTS["moe"].color, *look)
+    styles = {routing: Style(f"MoE, {routing}", VARIANTS["moe"].color, *look)
               for routing, look in zip(routings, looks)}
     seconds = [Line(style.title, style, [(tokens, row.time / tokens) for tokens, row in routings[routing]])
                for routing, style in styles.items()]
@@ -509,7 +509,7 @@ def layer_parts(view, layer, batch, context):
              "attention": view.row("mla_decode", algo="absorbed", batch=batch, q=1, ctx=context),
              "output projection": None,
              "router": view.row("moe_router", tokens=batch),
-             "experts": view.row("moe_experts", tokens=batch, routing="uniform")}
+             "experts": view.row("moe_experts", tokens=batch, routing="uniform", overlap=None)}
     left = layer.counters["bytes_weights"] - sum(row.counters["bytes_weights"] for row in parts.values() if row)
     parts["output projection"] = next((row for row in view.rows("linear", tokens=batch)
                                        if 0.99 * left <= row.counters["bytes_weights"] <= left), None)

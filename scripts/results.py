@@ -86,12 +86,12 @@ class Result:
         self.by_name = {row.name: row for row in self.rows}
 
     def select(self, op=None, algo=None, dtype=None, impl=None, model=None, **keys):
-        """Rows without an error whose parts are these, in the order of the file."""
+        """Rows without an error whose parts are these, in the order of the file; a key that is None is to be absent."""
         wanted = {"op": op, "algo": algo, "dtype": dtype, "impl": impl, "model": model}
         return [row for row in self.rows
                 if row.error is None
                 and all(value is None or getattr(row, part) == value for part, value in wanted.items())
-                and all(row.keys.get(key) == str(value) for key, value in keys.items())]
+                and all(row.keys.get(key) == (None if value is None else str(value)) for key, value in keys.items())]
 
 
 # ---- Reading

@@ -172,6 +172,14 @@ class BenchMla(unittest.TestCase):
             ["run", "--memory", "4X"],
             ["run", "--memory", "1"],
             ["run", "--seed", "-1"],
+            ["run", "--skew", "-1"],
+            ["run", "--skew", "0,steep"],
+            ["run", "--skew", "11"],
+            ["run", "--overlap", "1.1"],
+            ["run", "--overlap", "0,"],
+            ["run", "--trace", "zipf1.txt"],
+            ["run", "--trace", "a/x.txt,b/x.txt"],
+            ["run", "--row", "moe_experts/grouped/bf16/generic/DeepSeek-V3/tokens:1/routing:wiki/threads:all"],
             ["run", "--filter", "("],
             ["run", "--filter", "nothing is called so"],
             ["run", "--op", "teleport"],
@@ -199,6 +207,52 @@ class BenchMla(unittest.TestCase):
                 if flag and flag != "--profile":
                     named = outcome.stderr + " --filter" * ("no row matches" in outcome.stderr)
                     self.assertTrue(flag in named or "--model" == flag, outcome.stderr)
+
+    def test_routings_are_rows(self):
+        trace, file = self.path("wiki.txt"), self.path("routings.json")
+        lines = [f"{i % 4} {4 + i % 3}, {(i + 1) % 4}" for i in range(34)]
+        pathlib.Path(trace).write_text("# of layer 2\r\n" + "\r\n".join(lines))
+        arguments = ["--profile", "smoke", "--op", "moe_experts,moe_layer,decoder_layer", "--dtype", "bf16", "--batch", "2"]
+        arguments += ["--model", "tiny-mla-moe", "--skew", "0,1.5", "--overlap", "0,0.5", "--trace", trace]
+        outcome = run("run", *arguments, "--out", file)
+        self.assertEqual(outcome.returncode, 0, outcome.stderr)
+        rows = load(file)["benchmarks"]
+        self.assertEqual(len(rows), 5 * 6)
+        for row in rows:
+            self.assertRegex(row["name"], r"/routing:(uniform|zipf1\.5|wiki)(/overlap:0\.5)?/threads:all$")
+            self.assertGreaterEqual(row["expert_load_max"], row["expert_load_mean"])
+            if "routing:wiki" in row["name"] and "/q:17/" not in row["name"]:
+                self.assertEqual(row["experts_touched"], 5)  # 0 4 1, 1 5 2
+                self.assertEqual((row["expert_load_max"], row["expert_load_mean"]), (2, 1.2))
+                self.assertAlmostEqual(row["expert_overlap"], 1 / 3)
+            self.assertAlmostEqual(row["experts_expected"], 12 * (1 - 0.75 ** (34 if "/q:17/" in row["name"] else 2)))
+        self.assertRegex(outcome.stderr, r"routing:zipf1\.5: \d experts, [^;]* \(ideal [^;]*;.* than uniform\.\n")
+        name = rows[4]["name"]
+        self.assertIn("routing:wiki", name)
+        self.assertEqual(run("list", "--row", name, "--trace", trace).stdout, name + "\n")
+
+    def test_bad_traces_are_refused_with_line_and_field(self):
+        for text, expected in {
+            b"": "expected a line of experts",
+            b"0 1 2\n3 4 x\n": "line 2: field 3: ",
+            b"0 1 12": "line 1: field 3: ",
+            b"0 1 99999999999999999999": "line 1: field 3: ",
+            b"0 1 2\r\n\r\n4 4 5": "line 3: field 2: ",
+            b"0 1": "line 1: field 3: ",
+            b"0 1 2 3": "line 1: field 4: ",
+            b"0 4 8": "line 1: field 3: ",
+            b"0 1 2": "expected a line of experts for each of 2 tokens, got 1",
+            bytes(range(256)) * 100: "line 1: field 1: ",
+        }.items():
+            with self.subTest(text=text[:40]):
+                file = pathlib.Path(self.path("bad.txt"))
+                file.write_bytes(text)
+                outcome = run("run", "--profile", "smoke", "--batch", "2", "--trace", file)
+                self.assertEqual((outcome.returncode, outcome.stdout), (2, ""))
+                self.assertRegex(outcome.stderr, r"\Abench_mla: [^\n]+\n\Z")
+                self.assertIn(f"bad.txt: {expected}", outcome.stderr)
+        for file in ("/no/such.txt", self.folder.name, "/dev/zero"):
+            self.assertEqual(run("list", "--profile", "smoke", "--trace", file).returncode, 2)
 
     def test_signals_leave_a_valid_file(self):
         for number in (signal.SIGINT, signal.SIGTERM):

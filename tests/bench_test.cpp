@@ -140,6 +140,25 @@ TEST(Flags, Counts) {
   EXPECT_THROW(parse_counts("--batch", "0", 1), Error);
 }
 
+TEST(Flags, Numbers) {
+  EXPECT_EQ(parse_numbers("--skew", "0,1,1.25,1e-2,1", 10), (std::vector<double>{0, 1, 1.25, 0.01}));
+  for (const char* bad : {"", ",", "1,", "-1", "10.5", "x", "1x", " 1", "nan", "inf", "+1", "1..2", "1e999"}) {
+    try {
+      parse_numbers("--skew", bad, 10);
+      ADD_FAILURE() << "accepted '" << bad << "'";
+    } catch (const Error& error) {
+      EXPECT_EQ(std::string(error.what()).rfind("--skew: expected numbers from 0 to 10, got '", 0), 0u) << error.what();
+    }
+  }
+}
+
+TEST(Flags, TracesHaveNamesThatRowsCanCarry) {
+  EXPECT_EQ(parse_traces("a/wiki-en.2.txt,code_1+x"), (std::vector<std::string>{"a/wiki-en.2.txt", "code_1+x"}));
+  for (const char* bad :
+       {"", "a,", "uniform.txt", "b/zipf1", "zipf1.5.txt", "two words.txt", "x:y.txt", "a/", "a/x.txt,b/x.csv", "x\n"})
+    EXPECT_THROW(parse_traces(bad), Error) << bad;
+}
+
 TEST(Flags, Bytes) {
   const auto bytes = [](const std::string& text) { return parse_bytes("--memory", text); };
   EXPECT_EQ(bytes("123"), 123);
@@ -192,6 +211,53 @@ TEST(Rows, ARowIsFoundByItsNameWhateverTheProfile) {
       EXPECT_EQ(one.rows()[0].name.text(), name);
     }
   }
+}
+
+TEST(Rows, RoutingsAreEverySkewWithEveryOverlapAndTheTraces) {
+  const std::filesystem::path file = std::filesystem::path(testing::TempDir()) / "mmb_bench_test_trace.txt";
+  std::ofstream(file) << "0 1 2\n3 4 5\n";
+  Selection selection;
+  selection.profile = Profile::smoke;
+  selection.ops = {"moe_experts", "moe_layer", "decoder_layer"};
+  selection.batches = {2};
+  selection.new_tokens = {1};
+  selection.impls = {levels().front()};
+  selection.skews = {0, 1.5};
+  selection.overlaps = {0.38, 0};
+  selection.traces = {file.string()};
+  Suite all(selection);
+  all.add_rows();
+  std::map<std::string, std::vector<std::string>> routings;
+  for (const Row& row : all.rows()) {
+    const std::string& key = row.name.key;
+    routings[row.name.op + row.name.model].push_back(key.substr(key.find("routing:")));
+    EXPECT_LE(row.counters.at("experts_touched"), 6) << key;
+    EXPECT_DOUBLE_EQ(row.counters.at("experts_expected"), 12 * (1 - 0.75 * 0.75)) << key;
+    EXPECT_DOUBLE_EQ(row.counters.at("expert_load_mean") * row.counters.at("experts_touched"), 6) << key;
+    EXPECT_EQ(row.counters.at("expert_load_max"), row.counters.at("expert_overlap") > 0 ? 2 : 1) << key;
+
+    Selection of_one;
+    of_one.traces = selection.traces;
+    select_row(of_one, row.name.text());
+    Suite one(std::move(of_one));
+    one.add_rows();
+    ASSERT_EQ(one.rows().size(), 1u) << key;
+    EXPECT_EQ(one.rows()[0].counters, row.counters) << key;
+  }
+  EXPECT_EQ(routings.size(), 4u);  // decoder_layer of tiny-mla-moe and of its ~gqa8
+  for (const auto& [op, keys] : routings)
+    EXPECT_EQ(keys, (std::vector<std::string>{"routing:uniform/overlap:0.38", "routing:uniform",
+                                              "routing:zipf1.5/overlap:0.38", "routing:zipf1.5",
+                                              "routing:mmb_bench_test_trace"}))
+        << op;
+
+  // A trace that is too short ends the run, though other rows are left.
+  selection.batches = {1, 3};
+  Suite too_long(selection);
+  EXPECT_THROW(too_long.add_rows(), TraceError);
+  Selection without_trace;
+  EXPECT_THROW(select_row(without_trace, all.rows().back().name.text()), Error);
+  std::filesystem::remove(file);
 }
 
 TEST(Rows, ACounterfactualNamedBesideItsModelIsOneRow) {

@@ -32,7 +32,7 @@ DecoderLayer::Shape shape_of(Attention attention, Ffn ffn, int64_t new_tokens) {
   s.mla_layer = {batch, new_tokens, 21, 6, H, 4, 20, 24, 10, 6, 9};
   s.dense_ffn = {N, H, 50};
   s.moe_layer.router = {N, H, 16, 4, 4, 2, MoeRouter::Scoring::sigmoid, MoeRouter::GroupScore::top2_sum, true, 2.5f};
-  s.moe_layer.experts = {N, H, 24, 16, 4, 24, Routing::uniform, 4, 2};
+  s.moe_layer.experts = {N, H, 24, 16, 4, 24, {}, 4, 2};
   return s;
 }
 
@@ -149,7 +149,11 @@ TEST(DecoderLayer, ShapeOfAModel) {
   EXPECT_EQ(grouped.attention, Attention::dense);
   EXPECT_EQ(grouped.attention_layer.qk_head_dim, 192);
   EXPECT_EQ(grouped.attention_layer.rotary_dim, 64);
-  EXPECT_EQ(DecoderLayer::key(moe), "batch:2/q:1/ctx:4096/attention:absorbed/ffn:moe");
+  EXPECT_EQ(DecoderLayer::key(moe), "batch:2/q:1/ctx:4096/attention:absorbed/ffn:moe/routing:uniform");
+  EXPECT_EQ(DecoderLayer::key(dense), "batch:2/q:1/ctx:4096/attention:absorbed/ffn:dense");
+  const auto skewed = DecoderLayer::shape(model, 3, 2, 1, 4096, 0, {.skew = 2});
+  EXPECT_EQ(skewed.moe_layer.experts.routing.skew, 2);
+  EXPECT_EQ(DecoderLayer::key(skewed), "batch:2/q:1/ctx:4096/attention:absorbed/ffn:moe/routing:zipf2");
 }
 
 }  // namespace

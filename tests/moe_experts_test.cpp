@@ -3,13 +3,16 @@
 #include <numeric>
 #include <set>
 
-#include "mmb/random.h"
+#include "mmb/accounting.h"
 #include "op_test.h"
 
 namespace mmb {
 namespace {
 
 using Shape = MoeExperts::Shape;
+
+constexpr Routing kUniform, kZipf = {.skew = 1}, kIdentical = {.overlap = 1}, kBoth = {.skew = 1.2, .overlap = 0.38},
+                            kRoutings[] = {kUniform, kZipf, kBoth, kIdentical};
 
 template <class Check>
 void with_each_kernel(const Check& check) {
@@ -48,14 +51,14 @@ TEST(MoeExperts, LiteralCase) {
 }
 
 TEST(MoeExperts, KernelsMatchReference) {
-  for (Routing routing : {Routing::uniform, Routing::zipf, Routing::identical}) {
+  for (const Routing& routing : {kUniform, kBoth, kIdentical}) {
     for (int64_t tokens : {1, 2, 3, 7, 12, 13, 40}) {
       expect_kernels_match_reference<MoeExperts, reference::moe_experts<double>>({tokens, 67, 33, 9, 3, 50, routing});
       expect_kernels_match_reference<MoeExperts, reference::moe_experts<double>>({tokens, 16, 20, 64, 6, 0, routing});
     }
   }
   for (const Shape& shape : {Shape{5, 1, 1, 1, 1, 1}, Shape{5, 35, 1, 4, 4, 0}, Shape{29, 300, 17, 2, 1, 3},
-                             Shape{64, 40, 24, 32, 4, 24, Routing::uniform, 8, 2}, Shape{1, 2048, 1408, 64, 6, 2816}})
+                             Shape{64, 40, 24, 32, 4, 24, kUniform, 8, 2}, Shape{1, 2048, 1408, 64, 6, 2816}})
     expect_kernels_match_reference<MoeExperts, reference::moe_experts<double>>(shape);
 }
 
@@ -80,7 +83,7 @@ TEST(MoeExperts, WavesMatchReference) {
 }
 
 TEST(MoeExperts, ThreadsGiveTheSameBits) {
-  const Shape shape{13, 67, 33, 9, 3, 50, Routing::zipf};
+  const Shape shape{13, 67, 33, 9, 3, 50, kZipf};
   MoeExperts::Problem problem(shape, DType::bf16, "grouped", test_arena(), 7);
   const int saved = omp_get_max_threads();
   with_each_kernel([&](const auto& kernel) {
@@ -187,7 +190,7 @@ TEST(MoeExperts, OnlyTouchedExpertsHaveWeights) {
 }
 
 TEST(MoeExperts, RoutingIsDistinctAndWithinGroups) {
-  for (Routing routing : {Routing::uniform, Routing::zipf, Routing::identical}) {
+  for (const Routing& routing : kRoutings) {
     const auto indices = MoeExperts::route({50, 1, 1, 64, 6, 0, routing, 8, 3});
     ASSERT_EQ(indices.size(), 300u);
     for (size_t n = 0; n < 50; ++n) {
@@ -203,31 +206,141 @@ TEST(MoeExperts, RoutingIsDistinctAndWithinGroups) {
   }
 }
 
+MoeExperts::Load load_of(const Shape& shape) {
+  return MoeExperts::load(shape, MoeExperts::route(shape));
+}
+
+// The mean over layers, and how far it may be from what is expected: 4 standard errors.
+struct Mean {
+  double value, tolerance;
+};
+template <class Sample>
+Mean mean_over_layers(Shape shape, int64_t layers, const Sample& sample) {
+  double sum = 0, squares = 0;
+  for (shape.routing.layer = 0; shape.routing.layer < layers; ++shape.routing.layer) {
+    const double x = sample(load_of(shape));
+    sum += x;
+    squares += x * x;
+  }
+  const auto n = static_cast<double>(layers);
+  return {sum / n, 4 * std::sqrt((squares / n - sum / n * sum / n) / n)};
+}
+
 TEST(MoeExperts, UniformRoutingTouchesTheExpectedNumberOfExperts) {
-  // E (1 - (1 - K/E)^N) for DeepSeek-V3, also with its groups.
-  for (const auto& [tokens, expected] : {std::pair<int64_t, double>{1, 8}, {8, 57.4}, {32, 163.3}, {128, 251.6}})
-    for (const int64_t groups : {1, 8}) {
-      const Shape shape{tokens, 1, 1, 256, 8, 0, Routing::uniform, groups, std::max<int64_t>(groups / 2, 1)};
-      const auto touched = static_cast<double>(MoeExperts::load(shape, MoeExperts::route(shape)).experts_touched);
-      EXPECT_NEAR(touched, expected, 0.06 * expected);
+  // E (1 - (1 - K/E)^N), groups or none.
+  for (const Shape& shape :
+       {Shape{8, 1, 1, 64, 6, 0}, Shape{32, 1, 1, 64, 6, 0}, Shape{2, 1, 1, 256, 8, 0, kUniform, 8, 4},
+        Shape{32, 1, 1, 256, 8, 0, kUniform, 8, 4}, Shape{8, 1, 1, 160, 6, 0, kUniform, 8, 3}}) {
+    const double expected = experts_touched(shape.n_routed_experts, shape.num_experts_per_tok, shape.tokens);
+    const Mean mean =
+        mean_over_layers(shape, 300, [](const auto& load) { return static_cast<double>(load.experts_touched); });
+    EXPECT_LT(mean.tolerance, 0.02 * expected);
+    EXPECT_NEAR(mean.value, expected, mean.tolerance);
+    // The draw that rows are timed with is a typical one.
+    EXPECT_NEAR(static_cast<double>(load_of(shape).experts_touched), expected, 0.06 * expected);
+  }
+}
+
+TEST(MoeExperts, OverlapIsTheShareThatATokenKeeps) {
+  for (const auto& [E, K] : {std::pair<int64_t, int64_t>{256, 8}, {64, 6}, {8, 2}})
+    for (const double overlap : {0.0, 0.1, 0.38, 0.9}) {
+      // k kept, and those that come again among the K-k drawn from the E-k others.
+      double expected = 0, ways = 1;
+      for (int64_t k = 0; k <= K; ++k) {
+        const auto kept = static_cast<double>(k), drawn = static_cast<double>(K - k);
+        expected += ways * std::pow(overlap, kept) * std::pow(1 - overlap, drawn) *
+                    (kept + drawn * drawn / (static_cast<double>(E) - kept)) / static_cast<double>(K);
+        ways *= drawn / (kept + 1);
+      }
+      const Shape shape{50, 1, 1, E, K, 0, {.overlap = overlap}};
+      const Mean mean = mean_over_layers(shape, 100, [](const auto& load) { return load.overlap; });
+      EXPECT_LT(mean.tolerance, 0.02);
+      EXPECT_NEAR(mean.value, expected, mean.tolerance) << K << " of " << E << ", overlap " << overlap;
+      if (E == 256 && overlap == 0.38) {
+        EXPECT_NEAR(expected, 0.39, 0.005);  // as the header has it
+      }
     }
-  // Skewed ones touch fewer and load the busiest more.
-  const Shape uniform{64, 1, 1, 256, 8, 0}, zipf{64, 1, 1, 256, 8, 0, Routing::zipf},
-      identical{64, 1, 1, 256, 8, 0, Routing::identical};
-  const auto u = MoeExperts::load(uniform, MoeExperts::route(uniform)),
-             z = MoeExperts::load(zipf, MoeExperts::route(zipf)),
-             i = MoeExperts::load(identical, MoeExperts::route(identical));
-  EXPECT_LT(z.experts_touched, u.experts_touched);
-  EXPECT_GT(z.imbalance, 2 * u.imbalance);
-  EXPECT_EQ(i.experts_touched, 8);
-  EXPECT_EQ(i.imbalance, 1);
+  const auto identical = load_of({50, 1, 1, 64, 6, 0, kIdentical, 8, 3});
+  EXPECT_EQ(identical.overlap, 1);
+  EXPECT_EQ(identical.experts_touched, 6);
+  EXPECT_EQ(identical.max, 50);
+  EXPECT_EQ(identical.mean, 50);
+}
+
+// The first expert that each token draws is the one of rank r with probability as 1/r^s.
+TEST(MoeExperts, SkewIsZipfs) {
+  const int64_t N = 20000, E = 12, K = 3;
+  for (const double skew : {0.5, 1.0, 2.0}) {
+    const auto indices = MoeExperts::route({N, 1, 1, E, K, 0, {.skew = skew}});
+    std::vector<double> first(E), rate(E);
+    for (int64_t n = 0; n < N; ++n) ++first[indices[n * K]];
+    std::sort(first.rbegin(), first.rend());
+    for (int64_t r = 0; r < E; ++r) rate[r] = std::pow(static_cast<double>(r + 1), -skew);
+    const double sum = std::accumulate(rate.begin(), rate.end(), 0.0);
+    for (int64_t r = 0; r < E; ++r) {
+      const double p = rate[r] / sum, expected = p * static_cast<double>(N);
+      EXPECT_NEAR(first[r], expected, 4 * std::sqrt(expected * (1 - p))) << skew << ", rank " << r;
+    }
+  }
+}
+
+TEST(MoeExperts, SkewLoadsTheBusiestAndOverlapKeepsTheLoads) {
+  for (const int64_t groups : {1, 8}) {
+    const auto load = [&](const Routing& routing) {
+      return load_of({128, 1, 1, 256, 8, 0, routing, groups, (groups + 1) / 2});
+    };
+    const auto u = load(kUniform), z = load(kZipf), steep = load({.skew = 2}), kept = load({.overlap = 0.38});
+    EXPECT_LT(10 * z.experts_touched, 9 * u.experts_touched);
+    EXPECT_LT(10 * steep.experts_touched, 7 * z.experts_touched);
+    EXPECT_GT(z.max, 3 * u.max);
+    EXPECT_LT(kept.experts_touched, u.experts_touched);
+    EXPECT_LT(kept.max, z.max / 2);
+    EXPECT_DOUBLE_EQ(z.mean * static_cast<double>(z.experts_touched), 128 * 8);
+  }
+}
+
+// Else the popular ones would all be in the first group, and layers would agree on them.
+TEST(MoeExperts, PopularExpertsAreAnywhere) {
+  std::set<int32_t> groups;
+  for (int64_t layer = 0; layer < 20; ++layer) {
+    const auto indices = MoeExperts::route({200, 1, 1, 64, 6, 0, {.skew = 3, .layer = layer}, 8, 3});
+    std::vector<int64_t> tokens(64);
+    for (int32_t e : indices) ++tokens[e];
+    groups.insert(static_cast<int32_t>(std::max_element(tokens.begin(), tokens.end()) - tokens.begin()) / 8);
+  }
+  EXPECT_GE(groups.size(), 5u);
+}
+
+TEST(MoeExperts, ATraceIsReplayed) {
+  const Trace trace{.name = "t",
+                    .file = "t.txt",
+                    .n_routed_experts = 8,
+                    .num_experts_per_tok = 2,
+                    .tokens = 3,
+                    .topk_indices = {7, 0, 1, 2, 0, 6}};
+  Shape shape{2, 67, 33, 8, 2, 50, {.trace = &trace}};
+  EXPECT_EQ(MoeExperts::route(shape), (std::vector<int32_t>{7, 0, 1, 2}));
+  EXPECT_EQ(MoeExperts::key(shape), "tokens:2/routing:t");
+  EXPECT_EQ(load_of(shape).experts_touched, 4);
+  expect_kernels_match_reference<MoeExperts, reference::moe_experts<double>>(shape);
+  shape.routing.layer = 1;  // from the third line on, round and round
+  EXPECT_EQ(MoeExperts::route(shape), (std::vector<int32_t>{0, 6, 7, 0}));
+  shape.routing.layer = 0;
+  shape.tokens = 3;
+  EXPECT_EQ(MoeExperts::route(shape), trace.topk_indices);
+  shape.tokens = 4;
+  EXPECT_THROW(MoeExperts::route(shape), TraceError);
+  EXPECT_THROW(MoeExperts::route({1, 67, 33, 9, 2, 50, {.trace = &trace}}), Error);
+  EXPECT_THROW(MoeExperts::route({1, 67, 33, 8, 3, 50, {.trace = &trace}}), Error);
 }
 
 TEST(MoeExperts, LoadLiteral) {
-  const std::vector<int32_t> indices = {0, 3, 0, 2, 0, 3};  // 3, 1 and 2 tokens
+  const std::vector<int32_t> indices = {0, 3, 2, 0, 0, 3};  // 3, 1 and 2 tokens; each token shares one with the last
   const auto load = MoeExperts::load({3, 1, 1, 5, 2, 0}, indices);
   EXPECT_EQ(load.experts_touched, 3);
-  EXPECT_DOUBLE_EQ(load.imbalance, 1.5);
+  EXPECT_EQ(load.max, 3);
+  EXPECT_DOUBLE_EQ(load.mean, 2);
+  EXPECT_DOUBLE_EQ(load.overlap, 0.5);
 }
 
 TEST(MoeExperts, Costs) {
@@ -242,9 +355,8 @@ TEST(MoeExperts, Costs) {
 }
 
 TEST(MoeExperts, ImpossibleShapesAreRefused) {
-  for (const Shape& bad :
-       {Shape{1, 8, 8, 4, 5, 0}, Shape{1, 8, 8, 4, 0, 0}, Shape{0, 8, 8, 4, 2, 0},
-        Shape{1, 8, 8, 9, 2, 0, Routing::uniform, 2, 1}, Shape{1, 8, 8, 8, 3, 0, Routing::uniform, 4, 1}})
+  for (const Shape& bad : {Shape{1, 8, 8, 4, 5, 0}, Shape{1, 8, 8, 4, 0, 0}, Shape{0, 8, 8, 4, 2, 0},
+                           Shape{1, 8, 8, 9, 2, 0, kUniform, 2, 1}, Shape{1, 8, 8, 8, 3, 0, kUniform, 4, 1}})
     EXPECT_THROW(MoeExperts::Problem(bad, DType::f32, "grouped", test_arena(), 1), Error);
 }
 

@@ -11,7 +11,7 @@ using Scoring = MoeRouter::Scoring;
 using GroupScore = MoeRouter::GroupScore;
 
 // Small layers with the routers of the families, and sizes that are no multiple of anything.
-std::vector<MoeLayer::Shape> layers(int64_t tokens, Routing routing) {
+std::vector<MoeLayer::Shape> layers(int64_t tokens, const Routing& routing = {}) {
   return {
       {{tokens, 80, 64, 8, 8, 4, Scoring::sigmoid, GroupScore::top2_sum, true, 2.5},
        {tokens, 80, 24, 64, 8, 24, routing, 8, 4}},  // DeepSeek-V3
@@ -24,14 +24,14 @@ std::vector<MoeLayer::Shape> layers(int64_t tokens, Routing routing) {
 
 TEST(MoeLayer, KernelsMatchReference) {
   for (int64_t tokens : {1, 3, 13, 40})
-    for (Routing routing : {Routing::uniform, Routing::zipf, Routing::identical})
+    for (const Routing& routing : {Routing{}, Routing{.skew = 1, .overlap = 0.5}, Routing{.overlap = 1}})
       for (const MoeLayer::Shape& shape : layers(tokens, routing))
         expect_kernels_match_reference<MoeLayer, reference::moe_layer<double>>(shape);
 }
 
 // The router, given the problem's tokens, chooses what the cost and the weights count on.
 TEST(MoeLayer, TheRouterChoosesTheRoutingOfTheShape) {
-  for (const MoeLayer::Shape& shape : layers(13, Routing::uniform)) {
+  for (const MoeLayer::Shape& shape : layers(13, {.skew = 1.5, .overlap = 0.3})) {
     MoeLayer::Problem problem(shape, DType::bf16, "grouped", test_arena(), 7);
     const int64_t K = shape.router.num_experts_per_tok, E = shape.router.n_routed_experts;
     const auto expected = MoeExperts::route(shape.experts);
@@ -50,7 +50,7 @@ TEST(MoeLayer, TheRouterChoosesTheRoutingOfTheShape) {
 }
 
 TEST(MoeLayer, ShapesOfModels) {
-  const MoeLayer::Shape v3 = MoeLayer::shape(load_model("DeepSeek-V3"), 8, Routing::zipf);
+  const MoeLayer::Shape v3 = MoeLayer::shape(load_model("DeepSeek-V3"), 8, {.skew = 1});
   EXPECT_EQ(v3.router.hidden_size, 7168);
   EXPECT_EQ(v3.router.n_routed_experts, 256);
   EXPECT_EQ(v3.router.num_experts_per_tok, 8);
@@ -63,7 +63,7 @@ TEST(MoeLayer, ShapesOfModels) {
   EXPECT_EQ(v3.experts.moe_intermediate_size, 2048);
   EXPECT_EQ(v3.experts.shared_intermediate_size, 2048);
   EXPECT_EQ(v3.experts.topk_group, 4);
-  EXPECT_EQ(MoeLayer::key(v3), "tokens:8/routing:zipf");
+  EXPECT_EQ(MoeLayer::key(v3), "tokens:8/routing:zipf1");
 
   const MoeRouter::Shape v2 = MoeRouter::shape(load_model("DeepSeek-V2"), 1);
   EXPECT_EQ(v2.topk_group, 3);
@@ -84,14 +84,14 @@ TEST(MoeLayer, ShapesOfModels) {
 }
 
 TEST(MoeLayer, CostIsThatOfItsParts) {
-  for (const MoeLayer::Shape& shape : layers(3, Routing::uniform)) {
+  for (const MoeLayer::Shape& shape : layers(3)) {
     EXPECT_EQ((counted_flops<MoeLayer, reference::moe_layer<Counted>>(shape, "grouped")),
               MoeLayer::cost(shape, DType::f32, "grouped").flops);
   }
 }
 
 TEST(MoeLayer, RouterAndExpertsThatDifferAreRefused) {
-  MoeLayer::Shape shape = layers(2, Routing::uniform)[0];
+  MoeLayer::Shape shape = layers(2)[0];
   shape.experts.n_routed_experts = 32;
   EXPECT_THROW(MoeLayer::Problem(shape, DType::f32, "grouped", test_arena(), 1), Error);
 }

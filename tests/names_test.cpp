@@ -14,10 +14,10 @@ namespace fs = std::filesystem;
 const fs::path kSource = MMB_SOURCE_DIR;
 
 // Headers of include/mmb and tests that belong to no op.
-const Names kSharedHeaders = {"accounting",    "attention", "compare", "cost",   "error",     "kernel",
-                              "layer_problem", "machine",   "model",   "random", "sequences", "tensor"};
-const Names kSharedTests = {"accounting", "bench", "compare",     "golden", "kernel", "machine",
-                            "model",      "names", "safetensors", "tensor", "tiles"};
+const Names kSharedHeaders = {"accounting", "attention", "compare", "cost",    "error",     "kernel", "layer_problem",
+                              "machine",    "model",     "random",  "routing", "sequences", "tensor"};
+const Names kSharedTests = {"accounting", "bench", "compare", "golden",      "kernel", "machine",
+                            "model",      "names", "routing", "safetensors", "tensor", "tiles"};
 
 // The files of a folder that end in `ending`, without it.
 Names files(const char* folder, const std::string& ending) {

@@ -46,7 +46,7 @@ struct DecoderLayer {
 
   // MLA in the algo that takes fewer FLOPs.
   static Shape shape(const Model& model, int64_t layer, int64_t batch, int64_t new_tokens, int64_t context,
-                     int64_t shortest = 0);
+                     int64_t shortest = 0, const Routing& routing = {});
   static std::string key(const Shape& shape);
   static std::vector<Component> parts(const Shape& shape, DType dtype);  // of its ops, one by one
   static Cost cost(const Shape& shape, DType dtype, std::string_view algo);

@@ -12,14 +12,9 @@
 #pragma once
 
 #include "mmb/dense_ffn.h"
+#include "mmb/routing.h"
 
 namespace mmb {
-
-// How a Problem's tokens choose: experts equally likely; expert e with probability as 1/(e+1); all tokens the same
-// ones.
-enum class Routing { uniform, zipf, identical };
-
-const char* name(Routing routing);
 
 struct MoeExperts {
   static constexpr const char* name = "moe_experts";
@@ -28,7 +23,7 @@ struct MoeExperts {
   struct Shape {
     int64_t tokens, hidden_size, moe_intermediate_size, n_routed_experts, num_experts_per_tok;
     int64_t shared_intermediate_size;  // of all shared experts together; 0: none
-    Routing routing = Routing::uniform;
+    Routing routing = {};
     int64_t n_group = 1, topk_group = 1;  // a token's experts are in topk_group of n_group groups (moe_router.h)
   };
   struct Args {
@@ -40,14 +35,15 @@ struct MoeExperts {
     float* y;
   };
 
-  static Shape shape(const Model& model, int64_t tokens, Routing routing = Routing::uniform);
-  // The experts that a shape's tokens choose, [N, K]: drawn from a seed of its own, so that they are a fact of the
-  // shape.
+  static Shape shape(const Model& model, int64_t tokens, const Routing& routing = {});
+  // The experts that a shape's tokens choose, [N, K], as its routing says.
   static std::vector<int32_t> route(const Shape& shape);
-  // What a routing asks for: experts chosen at all, and the tokens of the busiest over the mean of those.
+  // What that asks for.
   struct Load {
-    int64_t experts_touched;
-    double imbalance;
+    int64_t experts_touched;  // chosen by any token
+    int64_t max;              // tokens of the busiest expert
+    double mean;              // tokens of an expert touched
+    double overlap;           // of a token's experts, the share that the token before it has too; 0 for one token
   };
   static Load load(const Shape& shape, std::span<const int32_t> topk_indices);
 

@@ -28,7 +28,7 @@ struct MoeLayer {
     const int32_t* replay = nullptr;  // moe_router.h
   };
 
-  static Shape shape(const Model& model, int64_t tokens, Routing routing = Routing::uniform);
+  static Shape shape(const Model& model, int64_t tokens, const Routing& routing = {});
   static std::string key(const Shape& shape);
   static std::vector<Component> parts(const Shape& shape, DType dtype);  // of its ops, one by one
   static Cost cost(const Shape& shape, DType dtype, std::string_view algo);

@@ -38,7 +38,7 @@ int64_t hidden_size(const DecoderLayer::Shape& s) {
 }  // namespace
 
 DecoderLayer::Shape DecoderLayer::shape(const Model& model, int64_t layer, int64_t batch, int64_t new_tokens,
-                                        int64_t context, int64_t shortest) {
+                                        int64_t context, int64_t shortest, const Routing& routing) {
   const int64_t window = model.layers.at(static_cast<size_t>(layer)).sliding_window;
   MMB_REQUIRE(window == 0 || context <= window, model.file << ": sliding_window " << window << ", context " << context);
   Shape s{};
@@ -51,7 +51,7 @@ DecoderLayer::Shape DecoderLayer::shape(const Model& model, int64_t layer, int64
     s.attention = Attention::dense;
   }
   if (model.is_moe_layer(layer)) {
-    s.moe_layer = MoeLayer::shape(model, batch * new_tokens);
+    s.moe_layer = MoeLayer::shape(model, batch * new_tokens, routing);
     s.ffn = Ffn::moe;
   } else {
     s.dense_ffn = DenseFfn::shape(model, layer, batch * new_tokens);
@@ -62,7 +62,8 @@ DecoderLayer::Shape DecoderLayer::shape(const Model& model, int64_t layer, int64
 
 std::string DecoderLayer::key(const Shape& shape) {
   return (is_dense(shape) ? AttentionLayer::key(shape.attention_layer) : MlaLayer::key(shape.mla_layer)) +
-         "/attention:" + attention_name(shape.attention) + "/ffn:" + (shape.ffn == Ffn::moe ? "moe" : "dense");
+         "/attention:" + attention_name(shape.attention) +
+         "/ffn:" + (shape.ffn == Ffn::moe ? "moe/" + mmb::key(shape.moe_layer.experts.routing) : "dense");
 }
 
 int64_t DecoderLayer::units(const Shape& shape) {

@@ -14,7 +14,7 @@ std::span<const Kernel<MoeLayer>> MoeLayer::kernels() {
   return list;
 }
 
-MoeLayer::Shape MoeLayer::shape(const Model& model, int64_t tokens, Routing routing) {
+MoeLayer::Shape MoeLayer::shape(const Model& model, int64_t tokens, const Routing& routing) {
   return {MoeRouter::shape(model, tokens), MoeExperts::shape(model, tokens, routing)};
 }
 

@@ -43,7 +43,8 @@ def rows():
                 made[name("mla_prefill", algo, f"batch:1/q:{q}/past:{past}")] = (
                     [seconds], {"items_per_second": q / seconds})
     for tokens in (1, 8, 32):
-        for routing, touched in (("uniform", 8 * tokens ** 0.8), ("zipf", 8 * tokens ** 0.6)):
+        for routing, touched in (("uniform", 8 * tokens ** 0.8), ("uniform/overlap:0.38", 8 * tokens ** 0.7),
+                                 ("zipf", 8 * tokens ** 0.6)):
             made[name("moe_experts", "grouped", f"tokens:{tokens}/routing:{routing}")] = (
                 [4e-3 * touched / 8], {"roof": 1, "experts_touched": touched, "bytes_weights": EXPERTS * touched / 8})
         for form, seconds, roof in (("~dense_active", 4e-3, 0.5), ("~dense_total", 0.1, 1)):
@@ -180,11 +181,11 @@ def test_prefill_prompt():
 def test_moe_batch():
     figure = figure_of("moe_batch", view())
     seconds, touched = series(figure, 0), series(figure, 1)
-    assert set(seconds) == {"MoE, uniform routing", "MoE, zipf routing", "dense, equal active", "dense, equal total"}
+    assert set(seconds) == {"MoE, uniform", "MoE, overlap 0.38", "MoE, zipf", "dense, equal active", "dense, equal total"}
     assert seconds["dense, equal active"] == [(1, 4e-3), (8, 5e-4), (32, 1.25e-4)]
-    assert seconds["MoE, uniform routing"][1] == pytest.approx((8, 4e-3 * 8 ** 0.8 / 8))
-    assert touched["MoE, zipf routing"][2] == pytest.approx((32, 8 * 32 ** 0.6))
-    notes = figure_of("moe_batch", view(without("zipf", "dense_total"))).notes
+    assert seconds["MoE, uniform"][1] == pytest.approx((8, 4e-3 * 8 ** 0.8 / 8))
+    assert touched["MoE, zipf"][2] == pytest.approx((32, 8 * 32 ** 0.6))
+    notes = figure_of("moe_batch", view(without("zipf", "overlap", "dense_total"))).notes
     assert "Not timed: dense, equal total." in notes and any("skewed" in note for note in notes)
 
 
@@ -229,7 +230,7 @@ def test_unknown_ops_types_and_keys_are_no_obstacle():
             "moe_experts/grouped/bf16/avx2/Tiny/tokens:8/routing:zipf/skew:1/overlap:2/threads:all":
                 ([2e-3], {"experts_touched": 5})}
     figures = {key: figure_of(key, view(made)) for key in FIGURES}
-    assert [line.label for line in figures["moe_batch"].panels[0].lines] == ["MoE, zipf skew 1 overlap 2 routing"]
+    assert [line.label for line in figures["moe_batch"].panels[0].lines] == ["MoE, zipf skew 1 overlap 2"]
     assert {key for key in figures if figures[key].drawn} == {"moe_batch", "roofline"}
 
 

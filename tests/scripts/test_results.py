@@ -71,6 +71,8 @@ def test_select():
     assert [row.name for row in result.select(op="linear")] == NAMES[:2]
     assert [row.name for row in result.select(op="linear", model="DeepSeek-V3", tokens=2)] == [NAMES[1]]
     assert result.select(op="linear", tokens=3) == []
+    assert result.select(op="linear", tokens=None) == []
+    assert len(result.select(op="linear", overlap=None)) == 2
     assert result.select(algo="rounded") == []
 
 
