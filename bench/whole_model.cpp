@@ -82,7 +82,9 @@ void add_parts(Suite& suite, const Model& model, const DecodeStep::Shape& shape,
       suite.add<DenseFfn, reference::dense_ffn<double>>(with_ffn, layer.dense_ffn, in_dtype);
     } else {
       suite.add<MoeRouter, reference::moe_router<double>>(with_ffn, layer.moe_layer.router, in_dtype);
-      suite.add<MoeExperts, reference::moe_experts<double>>(with_ffn, layer.moe_layer.experts, in_dtype);
+      MoeExperts::Shape typical = layer.moe_layer.experts;  // of all layers, which the row is for
+      typical.routing.layer = 0;
+      suite.add<MoeExperts, reference::moe_experts<double>>(with_ffn, typical, in_dtype);
     }
   }
   const int64_t M = DecodeStep::logit_rows(shape), H = shape.hidden_size;

@@ -219,13 +219,13 @@ bool memory_bound(const Cost& cost, const Machine& machine) {
 
 Cost sum(std::span<const Component> parts) {
   Cost all;
-  for (const Component& part : parts) all = all + part.count * part.cost;
+  for (const Component& part : parts) all = all + part.cost;
   return all;
 }
 
 double ideal_seconds(std::span<const Component> parts, const Machine& machine) {
   double seconds = 0;
-  for (const Component& part : parts) seconds += part.count * ideal_seconds(part.cost, machine);
+  for (const Component& part : parts) seconds += ideal_seconds(part.cost, machine);
   return seconds;
 }
 

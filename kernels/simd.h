@@ -265,11 +265,13 @@ MMB_OP void load_columns(const bf16* line, int v, Vec (&columns)[2]) {
   columns[1] = (Vec)(bits & 0xffff0000u);
 }
 // Bytes of fp8, each the upper one of 16 bits, as f16: the sign stays, exponent and mantissa move down by one.
-MMB_OP HalfBits fp8_as_f16(HalfBits upper) {
-  return (HalfBits)((HalfInt)upper >> 1) & 0xbf80;
+template <class Bits, class Int>
+MMB_OP Bits fp8_as_f16(Bits upper) {
+  return (Bits)((Int)upper >> 1) & 0xbf80;
 }
-MMB_OP void mend_nan(HalfBits& x) {
-  x |= (HalfBits)((x & 0x7fff) == 0x3f80) & 0x7e00;
+template <class Bits>
+MMB_OP void mend_nan(Bits& x) {
+  x |= (Bits)((x & 0x7fff) == 0x3f80) & 0x7e00;
 }
 // Of them, once mended: 2^-8 of the value.
 MMB_OP Vec widen_fp8(HalfBits half) {
@@ -283,26 +285,34 @@ MMB_OP Vec widen_fp8(HalfBits half) {
   return (Vec)((VecBits)(magnitude >= 0x0f800000u ? (Vec)(magnitude | 0x7f800000u) : value) | (bits & 0x8000u) << 16);
 #endif
 }
-MMB_OP void load_columns(const fp8* line, int v, Vec (&columns)[4]) {
+MMB_OP void load_columns(const fp8* line, [[maybe_unused]] int v, Vec (&columns)[4]) {
+#if defined(__AVX512F__)  // a line is one vector of 16 bits
+  typedef uint16_t LineBits __attribute__((vector_size(64)));
+  typedef int16_t LineInt __attribute__((vector_size(64)));
+  LineBits pairs;  // of columns: the odd one's byte is the upper
+  memcpy(&pairs, line, sizeof pairs);
+  LineBits even = fp8_as_f16<LineBits, LineInt>(pairs << 8), odd = fp8_as_f16<LineBits, LineInt>(pairs);
+  const __m512i all = _mm512_set1_epi8(-1), signs = _mm512_set1_epi8(-128);
+  if (__builtin_expect(_mm512_cmpeq_epi8_mask(_mm512_or_si512((__m512i)pairs, signs), all) != 0, 0)) {
+    mend_nan(even);
+    mend_nan(odd);
+  }
+  columns[0] = widen_fp8((HalfBits)_mm512_castsi512_si256((__m512i)even));
+  columns[1] = widen_fp8((HalfBits)_mm512_castsi512_si256((__m512i)odd));
+  columns[2] = widen_fp8((HalfBits)_mm512_extracti64x4_epi64((__m512i)even, 1));
+  columns[3] = widen_fp8((HalfBits)_mm512_extracti64x4_epi64((__m512i)odd, 1));
+#else
   MMB_UNROLL
   for (int half = 0; half < 2; ++half) {
-    HalfBits pairs;  // of columns: the odd one's byte is the upper
+    HalfBits pairs;
     memcpy(&pairs, line + 32 * half + 2 * kLanes * v, sizeof pairs);
-    HalfBits even = fp8_as_f16(pairs << 8), odd = fp8_as_f16(pairs);
-#if defined(__AVX512F__)
-    const __m256i raw = (__m256i)pairs;
-    const bool nan =
-        _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_or_si256(raw, _mm256_set1_epi8(-128)), _mm256_set1_epi8(-1)));
-#else
-    constexpr bool nan = true;  // no quicker to find than to mend
-#endif
-    if (__builtin_expect(nan, 0)) {
-      mend_nan(even);
-      mend_nan(odd);
-    }
+    HalfBits even = fp8_as_f16<HalfBits, HalfInt>(pairs << 8), odd = fp8_as_f16<HalfBits, HalfInt>(pairs);
+    mend_nan(even);
+    mend_nan(odd);
     columns[2 * half] = widen_fp8(even);
     columns[2 * half + 1] = widen_fp8(odd);
   }
+#endif
 }
 MMB_OP void load_columns(const int8* line, int v, Vec (&columns)[4]) {
   VecBits bits;
@@ -315,7 +325,7 @@ MMB_OP void load_columns(const int8* line, int v, Vec (&columns)[4]) {
 MMB_OP Vec load(const fp8* p) {
   ByteBits bytes;
   memcpy(&bytes, p, sizeof bytes);
-  HalfBits half = fp8_as_f16(__builtin_convertvector(bytes, HalfBits) << 8);
+  HalfBits half = fp8_as_f16<HalfBits, HalfInt>(__builtin_convertvector(bytes, HalfBits) << 8);
   mend_nan(half);
   return widen_fp8(half);
 }

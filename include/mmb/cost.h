@@ -27,17 +27,6 @@ inline double bf16_flops(double flops, DType stored) {
   return stored == DType::bf16 ? flops : 0;
 }
 
-inline Cost operator*(double n, const Cost& a) {
-  return {.flops = n * a.flops,
-          .bf16_flops = n * a.bf16_flops,
-          .rounded_flops = n * a.rounded_flops,
-          .int8_flops = n * a.int8_flops,
-          .weight_bytes = n * a.weight_bytes,
-          .kv_bytes = n * a.kv_bytes,
-          .activation_bytes = n * a.activation_bytes,
-          .exps = n * a.exps};
-}
-
 inline Cost operator+(const Cost& a, const Cost& b) {
   return {a.flops + b.flops,
           a.bf16_flops + b.bf16_flops,
@@ -54,7 +43,7 @@ struct Component {
   std::string op, algo;
   DType dtype;
   std::string key;
-  Cost cost;  // of one
+  Cost cost;  // of all of them
   double count = 1;
 
   bool same_row(const Component& o) const { return op == o.op && algo == o.algo && dtype == o.dtype && key == o.key; }

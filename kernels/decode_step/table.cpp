@@ -58,7 +58,10 @@ DecodeStep::Shape DecodeStep::shape(const Model& model, int64_t layers, int64_t 
               .layers = {},
               .dense_layers = all - moe,
               .moe_layers = moe};
-  for (int64_t l : chosen) shape.layers.push_back(DecoderLayer::shape(model, l, batch, new_tokens, context));
+  for (int64_t l : chosen) {
+    shape.layers.push_back(DecoderLayer::shape(model, l, batch, new_tokens, context));
+    shape.layers.back().moe_layer.experts.routing.layer = l;
+  }
   return shape;
 }
 
@@ -72,10 +75,12 @@ std::vector<Component> DecodeStep::parts(const Shape& shape, DType dtype, std::s
   const auto add = [&](Component part) {
     const auto same =
         std::find_if(parts.begin(), parts.end(), [&](const Component& known) { return known.same_row(part); });
-    if (same == parts.end())
+    if (same == parts.end()) {
       parts.push_back(std::move(part));
-    else
+    } else {
+      same->cost = same->cost + part.cost;
       same->count += part.count;
+    }
   };
   for (const DecoderLayer::Shape& layer : shape.layers)
     for (Component& part : DecoderLayer::parts(layer, dtype)) add(std::move(part));
