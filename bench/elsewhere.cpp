@@ -22,7 +22,8 @@ std::filesystem::path folder() {
 
 Bound bound(const std::vector<Component>& parts, double tokens, const OtherMachine& other) {
   Machine machine;
-  machine.flops_per_second = machine.bf16_flops_per_second = machine.rounded_flops_per_second = other.flops_per_second;
+  machine.flops_per_second = machine.bf16_flops_per_second = machine.rounded_flops_per_second =
+      machine.int8_flops_per_second = other.flops_per_second;
   machine.bytes_per_second = other.bytes_per_second;
   const double seconds = ideal_seconds(parts, machine);
   return {seconds, tokens / seconds, other.usd_per_hour / 3600 * seconds / tokens * 1e6};
