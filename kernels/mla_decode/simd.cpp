@@ -28,7 +28,8 @@ MMB_OP void per_head(const Matrix& w, int64_t N, int64_t nh, const float* x, int
   for (int64_t u = units.begin; u < units.end;) {
     const int64_t h = u / panels, end = units.end < (h + 1) * panels ? units.end : (h + 1) * panels;
     pack(x + h * x_width, nh * x_width, nullptr, N, w.cols, w.dtype, {0, w.cols}, packed);
-    matmul(packed, N, w.nth(h), {u - h * panels, end - h * panels}, y + h * y_width + (u - h * panels) * kPanel, nh * y_width, own);
+    matmul(packed, N, w.nth(h), {u - h * panels, end - h * panels}, y + h * y_width + (u - h * panels) * kPanel,
+           nh * y_width, own);
     u = end;
   }
   barrier();
