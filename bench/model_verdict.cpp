@@ -183,7 +183,8 @@ void print_whole_models(const Suite& suite, std::span<const Result> results, con
       if (key.first.find('~') == std::string::npos && std::find(seen.begin(), seen.end(), key) == seen.end())
         seen.push_back(key);
     }
-  for (const auto& [model, dtype] : seen) {
+  for (const auto& key : seen) {
+    const auto &model = key.first, &dtype = key.second;
     const auto lines = [&](const std::vector<Step>& all) {
       std::vector<const Step*> own;
       for (const Step& s : all)

@@ -84,7 +84,6 @@ struct DecodeStep {
     struct LayerWeights;
 
     Shape shape_;
-    DType dtype_;
     std::vector<LayerWeights> layers_;
     std::vector<DecoderLayer::Args> layer_args_;
     std::vector<int32_t> tokens_;

@@ -126,7 +126,7 @@ struct DecodeStep::Problem::LayerWeights {
 };
 
 DecodeStep::Problem::Problem(const Shape& shape, DType dtype, std::string_view, Arena& arena, uint64_t seed)
-    : shape_(shape), dtype_(dtype) {
+    : shape_(shape) {
   const int64_t N = DecodeStep::tokens(shape), M = logit_rows(shape), H = shape.hidden_size, V = shape.vocab_size,
                 L = static_cast<int64_t>(shape.layers.size());
   MMB_REQUIRE(shape.batch > 0 && shape.new_tokens > 0 && H > 0 && V > 0 && shape.context >= shape.new_tokens,
