@@ -122,7 +122,6 @@ class Suite {
   // Runs a row once and verifies it.
   const Verification& verify(Row& row);
   Row& row(const std::string& name);
-  const Row& row(const std::string& name) const { return const_cast<Suite*>(this)->row(name); }
   // The rulers of all rows: the machine on their threads, with their instructions.
   void measure_machines();
   const std::map<std::pair<Threads, Impl>, Machine>& machines() const { return machines_; }

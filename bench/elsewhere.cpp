@@ -16,8 +16,7 @@ namespace {
 
 // Those that come with the program, for names without a path.
 std::filesystem::path folder() {
-  const char* models = std::getenv("MMB_MODELS_DIR");
-  return std::filesystem::path(models ? models : MMB_MODELS_DIR).parent_path() / "machines";
+  return std::filesystem::path(models_folder()).parent_path() / "machines";
 }
 
 Bound bound(const std::vector<Component>& parts, double tokens, const OtherMachine& other) {

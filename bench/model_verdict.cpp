@@ -54,13 +54,14 @@ std::string tokens_cell(const Step* step) {
 }
 
 // One line a step: tokens/s, of ideal, of the parts, and the rivals'.
-void print_table(const Suite& suite, std::span<const Result> results, const std::vector<Step>& all,
-                 const std::vector<const Step*>& lines, const char* cached, std::ostream& out) {
+void print_table(std::span<const Result> results, const std::vector<Step>& all, const std::vector<const Step*>& lines,
+                 const char* cached, std::ostream& out) {
   out << text("  %5s %5s %8s %14s %6s %12s", "batch", "new", cached, "tokens/s", "ideal", "parts/whole");
   for (const auto& [suffix, label] : kRivals) out << text(" %13s", label);
   out << '\n';
+  const std::map<std::string, double> seconds = seconds_by_name(results);
   for (const Step* s : lines) {
-    const auto parts = seconds_of_parts(suite.row(s->result->name.text()), results);
+    const auto parts = seconds_of_parts(*s->result, seconds);
     out << text("  %5lld %5lld %8lld ", static_cast<long long>(s->batch), static_cast<long long>(s->new_tokens),
                 static_cast<long long>(s->cached))
         << tokens_cell(s) << text(" %5.0f%%", 100 * s->result->counters.at("roof"))
@@ -202,13 +203,13 @@ void print_whole_models(const Suite& suite, std::span<const Result> results, con
                                : text("%lld", static_cast<long long>(all_layers)))
         << " of " << all_layers << " were run, the others count as long as those of their kind)\n";
     if (!decode_lines.empty()) {
-      print_table(suite, results, decodes, decode_lines, "context", out);
+      print_table(results, decodes, decode_lines, "context", out);
       print_drafts(decodes, decode_lines, out);
       print_thinking(decodes, model, dtype, out);
     }
     if (!prefill_lines.empty()) {
       out << "  A prompt:\n";
-      print_table(suite, results, prefills, prefill_lines, "cached", out);
+      print_table(results, prefills, prefill_lines, "cached", out);
     }
     print_price(decodes, prefills, model, dtype, price, out);
   }

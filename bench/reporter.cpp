@@ -106,19 +106,31 @@ std::string short_time(double seconds) {
   return three_digits(seconds) + " s";
 }
 
-std::optional<double> seconds_of_parts(const Row& row, std::span<const Result> results) {
-  double seconds = 0;
-  const std::string base = row.name.model.substr(0, row.name.model.find('~'));
-  for (const Component& part : row.parts) {
-    const auto found = std::find_if(results.begin(), results.end(), [&](const Result& r) {
-      return r.error.empty() && r.name.op == part.op && r.name.algo == part.algo && r.name.dtype == name(part.dtype) &&
-             r.name.impl == row.name.impl && r.name.key == part.key && r.name.threads == row.name.threads &&
-             (r.name.model == row.name.model || r.name.model == base);
-    });
-    if (found == results.end()) return {};
-    seconds += part.count * found->seconds;
+std::map<std::string, double> seconds_by_name(std::span<const Result> results) {
+  std::map<std::string, double> seconds;
+  for (const Result& result : results)
+    if (result.error.empty()) seconds[result.name.text()] = result.seconds;
+  return seconds;
+}
+
+std::optional<double> seconds_of_parts(const Result& whole, const std::map<std::string, double>& seconds) {
+  if (whole.parts.empty()) return {};
+  double sum = 0;
+  for (const Component& part : whole.parts) {
+    RowName name = whole.name;
+    name.op = part.op;
+    name.algo = part.algo;
+    name.dtype = mmb::name(part.dtype);
+    name.key = part.key;
+    auto found = seconds.find(name.text());
+    if (found == seconds.end()) {
+      name.model = name.model.substr(0, name.model.find('~'));
+      found = seconds.find(name.text());
+    }
+    if (found == seconds.end()) return {};
+    sum += part.count * found->second;
   }
-  return row.parts.empty() ? std::nullopt : std::optional(seconds);
+  return sum;
 }
 
 Reporter::Reporter(Suite& suite, std::filesystem::path file, std::string header)
@@ -150,9 +162,10 @@ void Reporter::write() const {
   for (const Result& result : results_)
     if (result.error.empty()) vs_best[result.name.text()] = result.seconds / best[contest(result.name)];
 
+  const std::map<std::string, double> seconds = seconds_by_name(results_);
   std::map<std::string, double> parts_ratio;
   for (const Result& result : results_)
-    if (const auto parts = seconds_of_parts(suite_.row(result.name.text()), results_))
+    if (const auto parts = seconds_of_parts(result, seconds); parts && result.error.empty())
       parts_ratio[result.name.text()] = *parts / result.seconds;
 
   std::map<std::string, double> break_even;  // of steps that verify drafts, beside a plain one
@@ -163,11 +176,10 @@ void Reporter::write() const {
     const std::string q = "/q:";
     const size_t at = plain.key.find(q) + q.size();
     plain.key.replace(at, plain.key.find('/', at) - at, "1");
-    for (const Result& other : results_) {
-      if (other.name.text() != plain.text() || !other.error.empty()) continue;
-      const double least = break_even_acceptance(result.seconds / other.seconds, *new_tokens - 1);
-      if (std::isfinite(least)) break_even[result.name.text()] = least;
-    }
+    const auto found = seconds.find(plain.text());
+    if (found == seconds.end()) continue;
+    const double least = break_even_acceptance(result.seconds / found->second, *new_tokens - 1);
+    if (std::isfinite(least)) break_even[result.name.text()] = least;
   }
 
   json document = {{"context", context_}, {"benchmarks", runs_}};
@@ -212,6 +224,7 @@ void Reporter::ReportRuns(const std::vector<Run>& runs) {
     const Row& row = suite_.row(name);
     Result result;
     result.name = row.name;
+    result.parts = row.parts;
     json entry = google_row(run, name);
     for (const auto& [counter, value] : run.counters) result.counters[counter] = value.value;
     if (run.error_occurred) {

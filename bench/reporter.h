@@ -14,12 +14,15 @@ struct Result {
   RowName name;
   double seconds = 0;  // per iteration; of several repetitions, the middle one's, counters too
   std::map<std::string, double> counters;
-  std::string error;  // what was wrong; empty: nothing
+  std::vector<Component> parts;  // of a composite
+  std::string error;             // what was wrong; empty: nothing
 };
 
 // The sum of what the ops of a composite took in rows of their own, in seconds; nothing where one has no row. What a rival
 // shares with the model that it comes from may be that one's row.
-std::optional<double> seconds_of_parts(const Row& row, std::span<const Result> results);
+std::optional<double> seconds_of_parts(const Result& whole, const std::map<std::string, double>& seconds);
+// Of the rows that were right, by name.
+std::map<std::string, double> seconds_by_name(std::span<const Result> results);
 
 // Writes results as they come. Google's own reporters are not used: 1.7.1 appends to names, writes NaN bare, warns of
 // Debian's debug build of the library (the timing loop is inlined from ours), and leaves a broken file when it is stopped.

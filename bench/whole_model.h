@@ -23,12 +23,18 @@ void add_parts(Suite& suite, const Model& model, const DecodeStep::Shape& shape,
 template <class Op, auto Reference, class ShapeOf>
 void add_whole_model(Suite& suite, const Model& model, const ShapeOf& shape_of) {
   for (DType dtype : suite.selection().dtypes) {
-    int64_t layers = model.need(&Model::num_hidden_layers);
     const auto fits = [&](int64_t n) {
       // Slices are aligned, and what does not fit the end of the arena leaves a gap.
       return 1.001 * DecodeStep::resident_bytes(shape_of(n), dtype) <= static_cast<double>(suite.arena_bytes());
     };
-    while (layers > 1 && !fits(layers)) --layers;
+    int64_t layers = 1;
+    for (int64_t most = model.need(&Model::num_hidden_layers); layers < most;) {
+      const int64_t middle = (layers + most + 1) / 2;
+      if (fits(middle))
+        layers = middle;
+      else
+        most = middle - 1;
+    }
     const auto shape = shape_of(layers);
     suite.add<Op, Reference>(model, shape, {.dtypes = {dtype}});
     if (suite.profile() == Profile::model) add_parts(suite, model, shape, dtype);

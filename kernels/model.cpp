@@ -341,11 +341,6 @@ json text_model(json root, const std::string& file) {
   return merged;
 }
 
-std::filesystem::path models_dir() {
-  const char* dir = std::getenv("MMB_MODELS_DIR");
-  return dir && *dir ? dir : MMB_MODELS_DIR;
-}
-
 std::string read_file(const std::filesystem::path& path) {
   const std::string file = path.string();
   std::error_code error;
@@ -363,6 +358,11 @@ std::string read_file(const std::filesystem::path& path) {
 }
 
 }  // namespace
+
+std::string models_folder() {
+  const char* folder = std::getenv("MMB_MODELS_DIR");
+  return folder && *folder ? folder : MMB_MODELS_DIR;
+}
 
 int64_t Model::moe_layers() const {
   return std::count_if(layers.begin(), layers.end(), [](const Layer& layer) { return layer.moe; });
@@ -410,7 +410,7 @@ Model parse_model(std::string_view json_text, const std::string& file) {
 std::vector<std::string> bundled_models() {
   std::vector<std::string> names;
   std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(models_dir(), error))
+  for (const auto& entry : std::filesystem::directory_iterator(models_folder(), error))
     if (entry.path().extension() == ".json") names.push_back(entry.path().stem().string());
   std::sort(names.begin(), names.end());
   return names;
@@ -421,7 +421,8 @@ Model load_model(const std::string& spec) {
   const size_t tilde = std::min(spec.find('~', slash == std::string::npos ? 0 : slash), spec.size());
   const std::string base = spec.substr(0, tilde);
   const bool is_path = slash != std::string::npos || base.ends_with(".json");
-  const std::filesystem::path path = is_path ? std::filesystem::path(base) : models_dir() / (base + ".json");
+  const std::filesystem::path path =
+      is_path ? std::filesystem::path(base) : std::filesystem::path(models_folder()) / (base + ".json");
   if (!is_path && !std::filesystem::exists(path)) {
     std::string list;
     for (const std::string& name : bundled_models()) list += (list.empty() ? "" : ", ") + name;

@@ -97,6 +97,7 @@ struct Model {
 Model load_model(const std::string& spec);
 Model parse_model(std::string_view json_text, const std::string& file);
 std::vector<std::string> bundled_models();
+std::string models_folder();  // where they are
 
 // The same model with one thing changed, and nothing matched in quality:
 //   mha, gqa8, mqa   all, 8 or 1 KV heads of the same head dims, K and V projected from the hidden state; the query
