@@ -25,6 +25,8 @@
 #define MMB_UNROLL _Pragma("GCC unroll 64")
 // A loop of multiply-adds, four steps at a time: counting and addresses take ports from them.
 #define MMB_FEW_STEPS _Pragma("GCC unroll 4")
+// A loop whose body is long: once in the code.
+#define MMB_ONE_COPY _Pragma("GCC unroll 1")
 
 namespace mmb {
 namespace MMB_IMPL {

@@ -96,25 +96,31 @@ template <class T, int MR, int NP>
   constexpr int kVecs = NP * kVecsPerPanel;
   Vec acc[MR][kVecs] = {};
   const auto run = [&](Vec(&sums)[MR][kVecs], int64_t begin, int64_t end) {
-    const char* place =
-        begin < ahead.turn ? ahead.place + begin * ahead.step : ahead.then + (begin - ahead.turn) * ahead.step;
-    MMB_FEW_STEPS
-    for (int64_t i = begin; i < end; ++i, place += ahead.step) {
-      MMB_UNROLL
-      for (int p = 0; p < NP; ++p) prefetch(place + p * ahead.stride);
-      step<T, MR, NP>(sums, x, w.base + i * kLine<T>, w.stride);
+    int64_t i = begin;
+    MMB_ONE_COPY
+    for (int then = 0; then < 2; ++then) {
+      const int64_t stop = then || end < ahead.turn ? end : ahead.turn;
+      const char* place = then ? ahead.then + (i - ahead.turn) * ahead.step : ahead.place + i * ahead.step;
+      const auto one = [&] {
+        MMB_UNROLL
+        for (int p = 0; p < NP; ++p) prefetch(place + p * ahead.stride);
+        step<T, MR, NP>(sums, x, w.base + i * kLine<T>, w.stride);
+        place += ahead.step;
+      };
+      if constexpr (kColumns<T> < 4) {
+        MMB_FEW_STEPS
+        for (; i < stop; ++i) one();
+      } else {
+        MMB_ONE_COPY
+        for (; i < stop; ++i) one();
+      }
     }
-  };
-  const auto run_both = [&](Vec(&sums)[MR][kVecs], int64_t begin, int64_t end) {
-    const int64_t turn = ahead.turn < begin ? begin : ahead.turn > end ? end : ahead.turn;
-    run(sums, begin, turn);
-    run(sums, turn, end);
   };
   if constexpr (is_scaled(kTypeOf<T>)) {
     constexpr int64_t kLines = kScaled<T> / kColumns<T>;
     for (int64_t first = 0; first < lines; first += kLines) {
       Vec sums[MR][kVecs] = {};
-      run_both(sums, first, lines - first < kLines ? lines : first + kLines);
+      run(sums, first, lines - first < kLines ? lines : first + kLines);
       MMB_UNROLL
       for (int v = 0; v < kVecs; ++v) {
         const Vec scale = scale_of(w, v / kVecsPerPanel, v % kVecsPerPanel, first);
@@ -123,7 +129,7 @@ template <class T, int MR, int NP>
       }
     }
   } else {
-    run_both(acc, 0, lines);
+    run(acc, 0, lines);
   }
   MMB_UNROLL
   for (int m = 0; m < MR; ++m) {
