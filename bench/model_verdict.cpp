@@ -1,9 +1,11 @@
 #include "model_verdict.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <ostream>
+#include <set>
 
 #include "selection.h"
 #include "words.h"
@@ -14,6 +16,7 @@ namespace {
 // A row of a whole model, with its key's numbers.
 struct Step {
   const Result* result;
+  std::string routing;                // empty: of a model without experts
   int64_t batch, new_tokens, cached;  // cached: context of a decode step, past of a prefill
   int64_t layers;
   double seconds() const {  // of the whole model
@@ -26,8 +29,10 @@ std::vector<Step> steps(std::span<const Result> results, const std::string& op) 
   std::vector<Step> all;
   for (const Result& r : results) {
     if (r.name.op != op || !r.error.empty() || r.name.threads != "all") continue;
-    all.push_back({&r, *key_value(r.name.key, "batch"), *key_value(r.name.key, "q"),
-                   *key_value(r.name.key, op == "decode_step" ? "ctx" : "past"), *key_value(r.name.key, "layers")});
+    const size_t routing = r.name.key.find("routing:");
+    all.push_back({&r, routing == std::string::npos ? "" : r.name.key.substr(routing), *key_value(r.name.key, "batch"),
+                   *key_value(r.name.key, "q"), *key_value(r.name.key, op == "decode_step" ? "ctx" : "past"),
+                   *key_value(r.name.key, "layers")});
   }
   return all;
 }
@@ -175,17 +180,22 @@ double crossover(const ContextFit& a, const ContextFit& b) {
 }
 
 void print_whole_models(const Suite& suite, std::span<const Result> results, const Price& price, std::ostream& out) {
-  const std::vector<Step> decodes = steps(results, "decode_step"), prefills = steps(results, "prefill_step");
-  // Models as published, in each type.
-  std::vector<std::pair<std::string, std::string>> seen;
-  for (const auto* all : {&decodes, &prefills})
+  const std::vector<Step> all_decodes = steps(results, "decode_step"), all_prefills = steps(results, "prefill_step");
+  // Models as published, in each type and with each routing.
+  std::vector<std::array<std::string, 3>> seen;
+  for (const auto* all : {&all_decodes, &all_prefills})
     for (const Step& s : *all) {
-      const std::pair<std::string, std::string> key{s.result->name.model, s.result->name.dtype};
-      if (key.first.find('~') == std::string::npos && std::find(seen.begin(), seen.end(), key) == seen.end())
+      const std::array<std::string, 3> key{s.result->name.model, s.result->name.dtype, s.routing};
+      if (key[0].find('~') == std::string::npos && std::find(seen.begin(), seen.end(), key) == seen.end())
         seen.push_back(key);
     }
   for (const auto& key : seen) {
-    const auto &model = key.first, &dtype = key.second;
+    const auto &model = key[0], &dtype = key[1], &routing = key[2];
+    const auto routed = [&](std::vector<Step> all) {
+      std::erase_if(all, [&](const Step& s) { return s.routing != routing && !s.routing.empty(); });
+      return all;
+    };
+    const std::vector<Step> decodes = routed(all_decodes), prefills = routed(all_prefills);
     const auto lines = [&](const std::vector<Step>& all) {
       std::vector<const Step*> own;
       for (const Step& s : all)
@@ -193,15 +203,14 @@ void print_whole_models(const Suite& suite, std::span<const Result> results, con
       return own;
     };
     const auto decode_lines = lines(decodes), prefill_lines = lines(prefills);
-    int64_t least = std::numeric_limits<int64_t>::max();
+    std::set<int64_t> layers;
     for (const auto* own : {&decode_lines, &prefill_lines})
-      for (const Step* s : *own) least = std::min(least, s->layers);
-    const int64_t all_layers = suite.model(model).num_hidden_layers;
+      for (const Step* s : *own) layers.insert(s->layers);
     out << "\nWhole " << model << ", " << dtype << " weights, " << (dtype == "f32" ? "f32" : "bf16") << " cache, "
-        << results.front().name.impl << " kernels (* layers of "
-        << (least < all_layers ? text("%lld to %lld", static_cast<long long>(least), static_cast<long long>(all_layers))
-                               : text("%lld", static_cast<long long>(all_layers)))
-        << " of " << all_layers << " were run, the others count as long as those of their kind)\n";
+        << (routing.empty() ? "" : routing + ", ") << results.front().name.impl << " kernels (" << *layers.begin()
+        << (layers.size() > 1 ? " to " + std::to_string(*layers.rbegin()) : "") << " of "
+        << suite.model(model).num_hidden_layers
+        << " layers were run; * where some were not, which count as long as those of their kind)\n";
     if (!decode_lines.empty()) {
       print_table(results, decodes, decode_lines, "context", out);
       print_drafts(decodes, decode_lines, out);

@@ -16,8 +16,10 @@ void register_prefill_step(Suite& suite) {
       for (int64_t batch : suite.batches({.smoke = {2}, .model = {1}}))
         for (int64_t past : suite.contexts({.smoke = {33}, .model = {0}}))
           for (int64_t q : suite.new_tokens({.smoke = {17}, .model = {512}}))
-            add_whole_model<PrefillStep, reference::prefill_step<double>>(
-                suite, model, [&](int64_t layers) { return PrefillStep::shape(model, layers, batch, q, past); });
+            for (const Routing& routing : suite.routings(model))
+              add_whole_model<PrefillStep, reference::prefill_step<double>>(suite, model, [&](int64_t layers) {
+                return PrefillStep::shape(model, layers, batch, q, past, routing);
+              });
   });
 }
 

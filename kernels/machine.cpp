@@ -176,13 +176,15 @@ Impl fastest_impl() {
       candidates.push_back(level);
       probes.emplace_back(1, level, unused);
     }
-    for (int bursts = 0; bursts < 5; ++bursts)
+    for (int bursts = 0; bursts < 7; ++bursts)
       for (auto& level : probes)
         for (auto& probe : level.all) probe.burst();
-    // The wider of two that are alike: it needs fewer instructions beside the arithmetic.
+    // By the fastest bursts: what else the machine does only slows them, and the choice names the rows. The wider of two that
+    // are alike: it needs fewer instructions beside the arithmetic.
+    const auto speed = [&](size_t i) { return probes[i].bf16().extremes().max; };
     size_t best = 0;
     for (size_t i = 1; i < probes.size(); ++i)
-      if (probes[i].bf16().median() > 0.9 * probes[best].bf16().median()) best = i;
+      if (speed(i) > 0.9 * speed(best)) best = i;
     return candidates[best];
   }();
   return fastest;

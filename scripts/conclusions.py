@@ -28,7 +28,7 @@ CONTRASTS = (
     Contrast("expanded MLA over MHA, prefill", EXPANDED_PREFILL, ("attention_prefill", None, "mha"), "q"),
     Contrast("MoE over dense of equal active size", EXPERTS, ("dense_ffn", None, "dense_active"), "tokens"),
     Contrast("MoE over dense of equal total size", EXPERTS, ("dense_ffn", None, "dense_total"), "tokens"),
-    *(Contrast(f"whole decode step over ~{form}", ("decode_step", "absorbed", ""), ("decode_step", None, form), "ctx")
+    *(Contrast(f"whole decode step over ~{form}", ("decode_step", None, ""), ("decode_step", None, form), "ctx")
       for form in ("mha", "gqa8", "mqa", "dense_active", "dense_total")),
 )
 
@@ -57,13 +57,15 @@ def lines_of(starts, contrast, keep, unnamed):
         for of, than in twins(start, contrast, keep):
             rest = "/".join(f"{key}:{value}" for key, value in of.keys.items() if key not in unnamed)
             line = lines.setdefault((of.base_model, of.dtype, rest), {})
-            gain = than.time / of.time, than.ideal_seconds / of.ideal_seconds
+            measured = than.whole_seconds / of.whole_seconds
+            gain = measured, measured * than.roof / of.roof
             line.setdefault(of.keys[contrast.along], []).append(gain)
     return lines
 
 
 def twins(start, contrast, keep):
-    """Pairs of rows that differ in what the contrast names and in keys that one of them lacks."""
+    """Pairs of rows that differ in what the contrast names, in keys that one of them lacks, and in the number of a model's
+    layers that memory held."""
     def rows(op, algo, form):
         return [row for row in start.select(op=op, algo=algo) if row.counterfactual == form and keep(row.name)
                 and row.ideal_seconds > 0 and contrast.along in row.keys]
@@ -71,7 +73,7 @@ def twins(start, contrast, keep):
     for of in rows(*contrast.of):
         for than in rows(*contrast.than):
             if ((of.base_model, of.dtype, of.impl) == (than.base_model, than.dtype, than.impl)
-                    and all(than.keys.get(key, value) == value for key, value in of.keys.items())):
+                    and all(key == "layers" or than.keys.get(key, value) == value for key, value in of.keys.items())):
                 yield of, than
 
 

@@ -196,9 +196,8 @@ class Evidence:
 
         command = f"bench_mla run --op mla_decode,decoder_layer --model {V3}"
 
-        steps = by_context([row for row in self.rows("decode_step", "absorbed", V3, batch=1)
-                            if row.counters.get("model_tokens_per_second")],
-                           lambda row: 1 / row.counters["model_tokens_per_second"])
+        steps = by_context([row for row in self.rows("decode_step", model=V3, batch=1, q=1) if row.uniformly_routed],
+                           lambda row: row.whole_seconds)
         if len(steps) > 1:
             return "a whole decode step", [context for context, _ in steps], *line(steps)
         core = by_context(self.rows("mla_decode", "absorbed", V3, batch=1, q=1), lambda row: row.time)

@@ -390,7 +390,10 @@ def decode_context(view, figure):
     """Higher is faster. Every token attends to all before it, so that speed falls with context: for MHA by its bytes,
     for absorbed MLA by its FLOPs."""
     figure.title = f"Decode speed of {view.model} against context"
-    steps = by_variant(view.select(op="decode_step", batch=1), "ctx", "model_tokens_per_second")
+    steps = by_variant([row for row in view.select(op="decode_step", batch=1, q=1) if row.uniformly_routed], "ctx",
+                       "model_tokens_per_second")
+    if VARIANTS["mha"] in steps and OWN in steps:  # only MLA has such rivals
+        steps = {VARIANTS["absorbed"]: steps.pop(OWN), **steps}
     cores = [row for op in ("mla_decode", "attention_decode") for row in view.select(op=op, batch=1, q=1)]
     attention = by_variant(cores, "ctx", "items_per_second")
     whole = any(len(points) > 1 for points in steps.values())

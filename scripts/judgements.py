@@ -315,7 +315,7 @@ def why_fast(e, entry):
                 f"{percent(row.roof)} of ideal")
 
     ratio = (layer.time - moe.time + dense.time) / layer.time
-    step = e.row("decode_step", "absorbed", V3, batch=1)
+    step = e.row("decode_step", model=V3, batch=1, q=1)
     rate = step and step.counters.get("model_tokens_per_second")
     entry.figure = (f"one layer, one sequence, {context} tokens cached: {described(layer)}. Of it "
                     + "; ".join(f"{name} {described(row)}" for name, row in parts.items())
@@ -634,7 +634,7 @@ def kernel_and_step(e, entry):
     entry.figure = (f"there a token's bytes over its time are {percent(whole)} of the bandwidth; by bytes it should be "
                     f"{times(ratio)} as fast as {LLAMA_70B}, and was {written('xeon_70b_ratio')}")
     kernel = e.row("moe_experts", model=V3, tokens=1, routing="uniform")
-    step = (e.row("decode_step", "absorbed", V3, batch=1)
+    step = (e.row("decode_step", model=V3, batch=1, q=1)
             or e.row("decoder_layer", model=V3, batch=1, attention="absorbed"))
     if not kernel or not step:
         raise Lacking("experts and a step around them", f"bench_mla run --op moe_experts,decoder_layer --model {V3}")

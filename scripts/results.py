@@ -48,6 +48,17 @@ class Row:
         return float(np.median(self.seconds)) if len(self.seconds) else math.nan
 
     @property
+    def whole_seconds(self):
+        """Of the whole model where only some of its layers were run."""
+        rate = self.counters.get("model_tokens_per_second", 0)
+        return self.number("batch") * self.number("q") / rate if rate > 0 else self.time
+
+    @property
+    def uniformly_routed(self):
+        """Or without experts: not one of several rows that differ in routing alone."""
+        return self.keys.get("routing", "uniform") == "uniform" and "overlap" not in self.keys
+
+    @property
     def roof(self):
         return self.counters.get("roof", math.nan)
 

@@ -138,7 +138,7 @@ TEST(DecodeStep, SomeLayersAreOfBothKinds) {
   EXPECT_EQ(kinds(5), "dddmm");
   EXPECT_EQ(kinds(61), "ddd" + std::string(58, 'm'));
   EXPECT_THROW(DecodeStep::shape(model, 62, 1, 1, 16), Error);
-  EXPECT_EQ(DecodeStep::key(DecodeStep::shape(model, 2, 8, 4, 4096)), "batch:8/q:4/ctx:4096/layers:2");
+  EXPECT_EQ(DecodeStep::key(DecodeStep::shape(model, 2, 8, 4, 4096)), "batch:8/q:4/ctx:4096/layers:2/routing:uniform");
 }
 
 // A model of 2 dense and 6 MoE layers of which 1 and 2 were run: the missing ones take as long as those of their kind.

@@ -38,7 +38,7 @@ TEST(PrefillStep, OneTokenIsADecodeStep) {
 }
 
 TEST(PrefillStep, KeySaysWhatIsNewAndWhatIsCached) {
-  EXPECT_EQ(PrefillStep::key(tiny(19, 20)), "batch:2/q:19/past:20/layers:3");
+  EXPECT_EQ(PrefillStep::key(tiny(19, 20)), "batch:2/q:19/past:20/layers:3/routing:uniform");
   EXPECT_EQ(DecodeStep::logit_rows(tiny(19, 20)), 2);
 }
 

@@ -26,6 +26,7 @@ struct DecodeStep {
     bool last_only;                           // logits of each sequence's last token alone
     std::vector<DecoderLayer::Shape> layers;  // those that are run
     int64_t dense_layers, moe_layers;         // of the model, run or not
+    Routing routing = {};                     // of MoE layers, drawn for each
   };
   struct Args {
     const int32_t* tokens;
@@ -45,8 +46,10 @@ struct DecodeStep {
   };
 
   // The model's first layer of each kind, then the others in order, `layers` in all.
-  static Shape shape(const Model& model, int64_t layers, int64_t batch, int64_t new_tokens, int64_t context);
+  static Shape shape(const Model& model, int64_t layers, int64_t batch, int64_t new_tokens, int64_t context,
+                     const Routing& routing = {});
   static std::string key(const Shape& shape);
+  static std::string layers_key(const Shape& shape);  // its end, which is prefill_step's too
   static std::vector<Component> parts(const Shape& shape, DType dtype,
                                       std::string_view algo);  // of its ops, one by one
   static Cost cost(const Shape& shape, DType dtype, std::string_view algo);

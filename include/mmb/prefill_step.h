@@ -17,7 +17,8 @@ struct PrefillStep {
   using Args = DecodeStep::Args;
 
   // `past` tokens are cached before the new ones.
-  static Shape shape(const Model& model, int64_t layers, int64_t batch, int64_t new_tokens, int64_t past);
+  static Shape shape(const Model& model, int64_t layers, int64_t batch, int64_t new_tokens, int64_t past,
+                     const Routing& routing = {});
   static std::string key(const Shape& shape);
   static std::vector<Component> parts(const Shape& shape, DType dtype, std::string_view algo) {
     return DecodeStep::parts(shape, dtype, algo);

@@ -34,7 +34,7 @@ double embedding_bytes(int64_t rows, const DecodeStep::Shape& shape, DType dtype
 }  // namespace
 
 DecodeStep::Shape DecodeStep::shape(const Model& model, int64_t layers, int64_t batch, int64_t new_tokens,
-                                    int64_t context) {
+                                    int64_t context, const Routing& routing) {
   const int64_t all = model.need(&Model::num_hidden_layers), moe = model.moe_layers();
   MMB_REQUIRE(layers > 0 && layers <= all, name << ": " << model.name << ": " << layers << " of " << all << " layers");
   std::vector<int64_t> chosen;
@@ -57,17 +57,25 @@ DecodeStep::Shape DecodeStep::shape(const Model& model, int64_t layers, int64_t 
               .last_only = false,
               .layers = {},
               .dense_layers = all - moe,
-              .moe_layers = moe};
+              .moe_layers = moe,
+              .routing = routing};
   for (int64_t l : chosen) {
     shape.layers.push_back(DecoderLayer::shape(model, l, batch, new_tokens, context));
-    shape.layers.back().moe_layer.experts.routing.layer = l;
+    Routing& own = shape.layers.back().moe_layer.experts.routing;
+    own = routing;
+    own.layer = l;
   }
   return shape;
 }
 
+std::string DecodeStep::layers_key(const Shape& shape) {
+  const std::string layers = "/layers:" + std::to_string(shape.layers.size());
+  return shape.moe_layers > 0 ? layers + '/' + mmb::key(shape.routing) : layers;
+}
+
 std::string DecodeStep::key(const Shape& shape) {
   return "batch:" + std::to_string(shape.batch) + "/q:" + std::to_string(shape.new_tokens) +
-         "/ctx:" + std::to_string(shape.context) + "/layers:" + std::to_string(shape.layers.size());
+         "/ctx:" + std::to_string(shape.context) + layers_key(shape);
 }
 
 std::vector<Component> DecodeStep::parts(const Shape& shape, DType dtype, std::string_view) {

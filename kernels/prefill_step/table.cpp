@@ -12,15 +12,15 @@ std::span<const Kernel<PrefillStep>> PrefillStep::kernels() {
 }
 
 PrefillStep::Shape PrefillStep::shape(const Model& model, int64_t layers, int64_t batch, int64_t new_tokens,
-                                      int64_t past) {
-  Shape shape = DecodeStep::shape(model, layers, batch, new_tokens, past + new_tokens);
+                                      int64_t past, const Routing& routing) {
+  Shape shape = DecodeStep::shape(model, layers, batch, new_tokens, past + new_tokens, routing);
   shape.last_only = true;
   return shape;
 }
 
 std::string PrefillStep::key(const Shape& shape) {
   return "batch:" + std::to_string(shape.batch) + "/q:" + std::to_string(shape.new_tokens) +
-         "/past:" + std::to_string(shape.context - shape.new_tokens) + "/layers:" + std::to_string(shape.layers.size());
+         "/past:" + std::to_string(shape.context - shape.new_tokens) + DecodeStep::layers_key(shape);
 }
 
 }  // namespace mmb

@@ -244,7 +244,7 @@ def test_ratios_go_the_right_way(accounts):
 
 
 def test_a_whole_models_rows_come_before_a_layers(accounts):
-    step = "decode_step/absorbed/bf16/avx512/DeepSeek-V3/batch:1/ctx:{}/layers:61"
+    step = "decode_step/composed/bf16/avx512/DeepSeek-V3/batch:1/q:1/ctx:{}/layers:61/routing:uniform"
     rows = run().rows + [row(step.format(context), 1.0, model_tokens_per_second=1 / (2 + context / 1000), roof=0.5)
                          for context in (1000, 2000, 8000)]
     entries = by_id(result_of(rows), accounts)

@@ -321,6 +321,20 @@ def test_moe_meets_its_dense_twins_though_their_keys_differ():
     assert list(drawn.values()) == ["0.50x (ideal 0.50x)", "3.00x (ideal 3.00x)"]
 
 
+def test_whole_models_are_compared_whole():
+    step = "decode_step/composed/bf16/avx2/{}/batch:1/q:1/ctx:4096/layers:{}/threads:all".format
+    rows = {step("V3", "9/routing:uniform"): ([1.0], {"roof": 0.5, "model_tokens_per_second": 0.2}),
+            step("V3~mha", "5/routing:uniform"): ([1.0], {"roof": 0.4, "model_tokens_per_second": 0.1}),
+            step("V3~mha", "5/routing:zipf1"): ([9.0], {"roof": 0.4, "model_tokens_per_second": 0.01}),
+            step("V3~dense_total", "2"): ([1.0], {"roof": 0.5, "model_tokens_per_second": 0.05})}
+    drawn = conclusions.conclusions([synthetic.result(rows)])
+    assert drawn == {
+        "whole decode step over ~mha: V3 bf16 batch:1/q:1/layers:9/routing:uniform/threads:all/ctx:4096":
+            "2.00x (ideal 1.60x)",
+        "whole decode step over ~dense_total: V3 bf16 batch:1/q:1/layers:9/routing:uniform/threads:all/ctx:4096":
+            "4.00x (ideal 4.00x)"}
+
+
 def test_conclusions_stand_side_by_side():
     base = Side("base", [decode({1024: (1.0, 2.0)})])
     new = Side("new", [decode({1024: (1.0, 3.0), 2048: (1.0, 4.0)}, cpu_model="Bicus 1")])

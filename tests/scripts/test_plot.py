@@ -161,10 +161,14 @@ def test_decode_context():
 def test_decode_of_the_whole_model_goes_first():
     made = rows()
     for ctx in (1024, 4096):
-        keys = f"batch:1/ctx:{ctx}/layers:61"
-        made[name("decode_step", "absorbed", keys)] = ([1.0], {"model_tokens_per_second": 5 + ctx / 1024})
+        keys = f"{decode(1, ctx)}/layers:61"
+        made[name("decode_step", "composed", f"{keys}/routing:uniform")] = [1.0], {"model_tokens_per_second": 5 + ctx / 1024}
+        made[name("decode_step", "composed", f"{keys}/routing:zipf1")] = [1.0], {"model_tokens_per_second": 1000}
+        made[name("decode_step", "composed", f"{decode(1, ctx).replace('q:1', 'q:2')}/layers:61/routing:uniform")] = (
+            [1.0], {"model_tokens_per_second": 1000})
+        made[name("decode_step", "composed", f"{keys}/routing:uniform", "~mha")] = [1.0], {"model_tokens_per_second": 3}
     figure = figure_of("decode_context", view(made))
-    assert series(figure) == {"MLA absorbed": [(1024, 6), (4096, 9)]}
+    assert series(figure) == {"MLA absorbed": [(1024, 6), (4096, 9)], "MHA": [(1024, 3), (4096, 3)]}
     assert figure.panels[0].y_label == "tokens/s of the model"
 
 
