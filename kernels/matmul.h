@@ -103,7 +103,8 @@ template <class E>
 // The product runs on the level's matrix unit, which fewer tokens would leave too empty to keep up with memory.
 MMB_OP bool on_tiles(DType weights, int64_t tokens) {
   constexpr int64_t kLeastTokens = 9;
-  return kHasTiles && weights == DType::bf16 && tokens >= kLeastTokens;
+  return kHasTiles && tokens >= kLeastTokens &&
+         (weights == DType::bf16 || weights == DType::fp8 || weights == DType::int8);
 }
 
 // Token tiles of the matrix unit, of even height too.
@@ -172,12 +173,14 @@ MMB_OP void pack_tokens(const E* x, int64_t stride, const int32_t* rows, int64_t
   pack(x + columns.begin, stride, rows, tokens, cols, weights, columns, packed);
 }
 
-// The matrix unit's sums: tiles of tokens and panels that are near each other.
-constexpr int64_t kNearTiles = 16, kNearPanels = 32;
+// The matrix unit's sums: tiles of tokens and panels that are near each other. And its block of columns, in steps.
+constexpr int64_t kNearTiles = 16, kNearPanels = 32, kBlockSteps = 4;
 
-// Floats of own scratch that matmul needs: for widened lines or for the unit's sums.
+// Floats of own scratch that matmul needs: for widened lines; on the matrix unit for its sums, those of one block and tile of
+// tokens, and the block's lines in bf16.
 constexpr int64_t kMatmulScratch =
-    kHasTiles ? kNearTiles * kNearPanels * kTileRows * kPanel : kColumnBlock * kPanel * kMaxPanels;
+    kHasTiles ? kNearPanels * (kTileRows * kPanel * (kNearTiles + 1) + kBlockSteps * kTileBytes / 4)
+              : kColumnBlock * kPanel * kMaxPanels;
 
 }  // namespace
 

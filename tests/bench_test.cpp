@@ -198,7 +198,7 @@ TEST(Rows, ARowIsFoundByItsNameWhateverTheProfile) {
     Suite all(selection);
     all.add_rows();
     ASSERT_FALSE(all.rows().empty());
-    for (size_t i = 0; i < all.rows().size(); i += 1 + all.rows().size() / 20) {
+    for (size_t i = 0; i < all.rows().size(); i += 1 + all.rows().size() / 8) {
       const std::string name = all.rows()[i].name.text();
       if (all.rows()[i].name.model == "none" && profile == Profile::smoke)
         continue;  // sizes of the ruler in smoke alone

@@ -38,7 +38,8 @@ TEST(Tiles, Linear) {
                                      {40, 1100, 40},
                                      {270, 40, 20},
                                      {20, 40, 530}}) {
-    expect_matches_reference<Linear, reference::linear<double>, emulated::linear>(shape, "panels");
+    for (DType dtype : {DType::bf16, DType::fp8, DType::int8})
+      expect_matches_reference<Linear, reference::linear<double>, emulated::linear>(shape, "panels", dtype);
     expect_matches_reference<Linear, reference::linear<double>, emulated::linear_rounded>(shape, "rounded");
   }
 }

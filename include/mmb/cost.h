@@ -10,7 +10,7 @@ namespace mmb {
 
 struct Cost {
   double flops = 0;
-  double bf16_flops = 0;  // of these, with one operand stored as bf16: some machines have faster instructions for them
+  double bf16_flops = 0;  // of these, with one operand that bf16 holds: some machines have faster instructions for them
   double rounded_flops = 0;     // of these, with both operands in bf16: one product of a matrix unit, not three
   double int8_flops = 0;        // of `flops`, with both operands in 8 bits
   double weight_bytes = 0;      // unique bytes of weights read
@@ -22,9 +22,9 @@ struct Cost {
   double intensity() const { return flops / bytes(); }
 };
 
-// What is multiplied with weights or cached values of type `stored`.
+// What is multiplied with weights or cached values of type `stored`. Scales are for sums, so that bf16 holds what they scale.
 inline double bf16_flops(double flops, DType stored) {
-  return stored == DType::bf16 ? flops : 0;
+  return stored == DType::f32 ? 0 : flops;
 }
 
 inline Cost operator+(const Cost& a, const Cost& b) {

@@ -66,7 +66,7 @@ void LatentRow::store(const float* values, void* row) const {
     else
       set_element(row, dtype, i, value);
   }
-  std::memcpy(bytes + scales(), units.data(), static_cast<size_t>(scale_bytes()));
+  if (!units.empty()) std::memcpy(bytes + scales(), units.data(), static_cast<size_t>(scale_bytes()));
 }
 
 namespace {
@@ -88,7 +88,7 @@ Cost LatentAttention::cost(const Shape& shape, DType dtype, std::string_view alg
              D = static_cast<double>(shape.qk_rope_head_dim), pairs = static_cast<double>(batch.attended());
   const double flops = 2 * H * (2 * R + D) * pairs;
   return {.flops = flops,
-          .bf16_flops = bf16_flops(flops, dtype),
+          .bf16_flops = algo == "integer" ? 0 : bf16_flops(flops, dtype),
           .int8_flops = algo == "integer" ? flops : 0,
           .kv_bytes = static_cast<double>(batch.cached() * row_of(shape, dtype).bytes()),
           .activation_bytes = 4 * static_cast<double>(batch.tokens()) * H * (2 * R + D),

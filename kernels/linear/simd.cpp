@@ -196,13 +196,56 @@ MMB_OP PanelGroup<float> widened(PanelGroup<float> w, int64_t, int64_t first, in
   return {w.base + first * kPanel, w.stride};
 }
 
+// Weights with scales for a matrix unit (tiles.h): bf16 holds what fp8 and int8 do, so that only their sums are scaled.
+template <class T>
+class ScaledLines {
+ public:
+  MMB_OP explicit ScaledLines(const Matrix& w) : w_(w), lines_(ceil_div(w.cols, kColumns<T>)) {}
+
+  MMB_OP void widen(int64_t p, int64_t step, int64_t steps, char* lines) const {
+    constexpr int64_t q = kColumns<T>, kEach = kTileColumns / q;
+    const T* base = static_cast<const T*>(w_.data) + p * lines_ * kLine<T>;
+    const int64_t begin = step * kEach, end = begin + steps * kEach;
+    for (int64_t i = begin; i < end; ++i) {
+      prefetch(base + (i + end - begin) * kLine<T>);  // the next block
+      MMB_UNROLL
+      for (int v = 0; v < kVecsPerPanel; ++v) {
+        Vec columns[q] = {};
+        if (i < lines_) load_columns(base + i * kLine<T>, v, columns);
+        MMB_UNROLL
+        for (int c = 0; c < q; c += 2) {
+          const VecBits pair = (VecBits)columns[c] >> 16 | ((VecBits)columns[c + 1] & 0xffff0000u);
+          memcpy(lines + ((i - begin) * q + c) / 2 * 64 + 4 * kLanes * v, &pair, sizeof pair);
+        }
+      }
+    }
+  }
+  MMB_OP Vec scale(int64_t p, int v, int64_t step) const {
+    return scale_of(PanelGroup<T>{nullptr, 0, &w_, p}, 0, v, step * (kTileColumns / kColumns<T>));
+  }
+
+ private:
+  const Matrix& w_;
+  int64_t lines_;
+};
+
 template <class T>
 MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tokens, const Matrix& w, Share panels,
                       float* y, int64_t y_stride, float* scratch) {
-  if constexpr (kHasTiles && kTypeOf<T> == DType::bf16)
-    if (on_tiles(w.dtype, tokens))
-      return x == DType::f32 ? unit_panels<TileUnit, kTerms<float>>(packed, tokens, w, panels, y, y_stride, scratch)
-                             : unit_panels<TileUnit, kTerms<bf16>>(packed, tokens, w, panels, y, y_stride, scratch);
+  if constexpr (kHasTiles && kTypeOf<T> != DType::f32 && kTypeOf<T> != DType::int4) {
+    if (on_tiles(w.dtype, tokens)) {
+      const auto run = [&](const auto& weights) {
+        if (x == DType::f32)
+          unit_panels<TileUnit, kTerms<float>>(packed, tokens, w, weights, panels, y, y_stride, scratch);
+        else
+          unit_panels<TileUnit, kTerms<bf16>>(packed, tokens, w, weights, panels, y, y_stride, scratch);
+      };
+      if constexpr (kTypeOf<T> == DType::bf16)
+        return run(InPlace());
+      else
+        return run(ScaledLines<T>(w));
+    }
+  }
   constexpr int64_t q = kColumns<T>, kBlock = kColumnBlock / q;
   // Tokens that stay in L2 are met by one group of panels after the other, which keeps sums near; more of them by one block
   // of columns after the other.
