@@ -100,11 +100,11 @@ template <class E>
   }
 }
 
-// The product runs on the level's matrix unit, which fewer tokens would leave too empty to keep up with memory.
+// The product runs on the level's matrix unit, which fewer tokens would leave too empty to keep up with memory, or with
+// widening.
 MMB_OP bool on_tiles(DType weights, int64_t tokens) {
-  constexpr int64_t kLeastTokens = 9;
-  return kHasTiles && tokens >= kLeastTokens &&
-         (weights == DType::bf16 || weights == DType::fp8 || weights == DType::int8);
+  if (!kHasTiles || weights == DType::f32 || weights == DType::int4) return false;
+  return tokens >= (weights == DType::bf16 ? 9 : 13);
 }
 
 // Token tiles of the matrix unit, of even height too.
