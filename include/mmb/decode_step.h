@@ -26,7 +26,6 @@ struct DecodeStep {
     bool last_only;                           // logits of each sequence's last token alone
     std::vector<DecoderLayer::Shape> layers;  // those that are run
     int64_t dense_layers, moe_layers;         // of the model, run or not
-    Routing routing = {};                     // of MoE layers, drawn for each
   };
   struct Args {
     const int32_t* tokens;

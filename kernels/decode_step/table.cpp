@@ -57,8 +57,7 @@ DecodeStep::Shape DecodeStep::shape(const Model& model, int64_t layers, int64_t 
               .last_only = false,
               .layers = {},
               .dense_layers = all - moe,
-              .moe_layers = moe,
-              .routing = routing};
+              .moe_layers = moe};
   for (int64_t l : chosen) {
     shape.layers.push_back(DecoderLayer::shape(model, l, batch, new_tokens, context));
     Routing& own = shape.layers.back().moe_layer.experts.routing;
@@ -70,7 +69,8 @@ DecodeStep::Shape DecodeStep::shape(const Model& model, int64_t layers, int64_t 
 
 std::string DecodeStep::layers_key(const Shape& shape) {
   const std::string layers = "/layers:" + std::to_string(shape.layers.size());
-  return shape.moe_layers > 0 ? layers + '/' + mmb::key(shape.routing) : layers;
+  const auto moe = std::ranges::find_if(shape.layers, is_moe);
+  return moe == shape.layers.end() ? layers : layers + '/' + mmb::key(moe->moe_layer.experts.routing);
 }
 
 std::string DecodeStep::key(const Shape& shape) {
