@@ -158,10 +158,12 @@ void Suite::for_each_model(const ByProfile<std::string>& names, const std::funct
       skip(op_ + "/.../" + model.name, error.what());
     }
   };
+  const std::vector<std::string> usual = choose<std::string>({}, names);
+  if (profile() == Profile::model && usual.empty()) return;  // an op that is timed as a part alone
   if (!selection_.models.empty())
     for (const Model& model : models_) add(model);
   else
-    for (const std::string& name : choose<std::string>({}, names)) add(load_model(name));
+    for (const std::string& name : usual) add(load_model(name));
 }
 
 std::vector<Routing> Suite::routings(const Model& model, const ByProfile<Routing>& values) {

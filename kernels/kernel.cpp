@@ -134,6 +134,11 @@ bool supported(Impl impl) {
 }
 #endif
 
+bool has_byte_dots() noexcept {
+  static const bool has = supported(Impl::avx512vnni);
+  return has;
+}
+
 #define MMB_LIST(LEVEL, ...) Impl::LEVEL,
 std::span<const Impl> levels() {
   static constexpr Impl list[] = {MMB_LEVELS(MMB_LIST)};

@@ -8,6 +8,7 @@
 //            token tiles pass over it, so that widening costs 1/M of a load.
 #pragma once
 
+#include "mmb/kernel.h"
 #include "simd.h"
 #include "team.h"
 #include "tiles.h"
@@ -53,9 +54,9 @@ MMB_OP int64_t panels_of_tile(int64_t tokens, DType weights) {
                        fits_tall_tile(tokens, weights) ? weights : DType::f32);
 }
 
-// Columns as the packed weights have them, whose lines hold eight at the most.
+// Columns as packed tokens have them: whole groups (Digits).
 MMB_OP constexpr int64_t padded_columns(int64_t cols) {
-  return round_up(cols, line_columns(DType::int4));
+  return round_up(cols, kPanel);
 }
 
 // Columns of x for the register tiles, [tile][column][token of the tile]: row-major tokens, whose length is often a multiple
@@ -139,6 +140,60 @@ template <class E>
   }
 }
 
+// The product of integer weights, which dots of bytes take as they lie, with tokens so few that FMAs would spend more on
+// widening; where the CPU has them (has_byte_dots).
+MMB_OP constexpr bool on_dots(DType weights, int64_t tokens) {
+  return kMayHaveDots && (weights == DType::int8 || weights == DType::int4) && tokens <= 4;
+}
+
+// 16 columns of a token as integers of 23 bits times their unit, in digits to base 256 from -128 to 127. What is rounded is
+// at the most 2^-23 of the largest of them, of which an f32 keeps 2^-24.
+// The weights are the unsigned operand, as w + bias: what the bias adds is taken off where the sums of digits start.
+struct Digits {
+  int8_t digit[3]
+              [kPanel];  // from high to low; beside int4, of every eight columns those of even number, then the others
+  float unit;
+  int32_t start[3];
+};
+static_assert(sizeof(Digits) == 4 * kPanel, "as many bytes as the columns in f32");
+constexpr float kLargestDigits = 63.5f * 65536;  // what kToInteger can round, and three digits hold
+constexpr float kLeastDigits = 1e-30f;           // of what is smaller nothing is left; 1 / x stays finite
+
+template <int... I>
+MMB_OP ByteBits even_then_odd(ByteBits v, LaneList<I...>) {
+  return __builtin_shufflevector(v, v, (I / 8 * 8 + I % 4 * 2 + I / 4 % 2)...);
+}
+
+// The same columns as digits: [group of 16 columns][token].
+template <class E>
+[[gnu::noinline]] void pack_digits(const E* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols,
+                                   DType weights, Share columns, float* packed) {
+  const int32_t bias = weights == DType::int8 ? 128 : 8;
+  for (int64_t m = 0; m < tokens; ++m) {
+    const E* row = x + (rows ? rows[m] : m) * stride - columns.begin;
+    for (int64_t k = columns.begin; k < columns.end; k += kPanel) {
+      const int64_t exist = cols - k;
+      const Vec v = exist >= kLanes ? load(row + k) : load_partial(row + k, exist);
+      const float most = reduce_max((Vec)((VecBits)v & 0x7fffffffu));
+      const bool some = most > kLeastDigits;
+      VecInt rest = (VecInt)fma(v, broadcast(some ? kLargestDigits / most : 0), broadcast(kToInteger)) -
+                    (VecInt)broadcast(kToInteger);
+      const int32_t sum = reduce_add(rest);
+      Digits& out = reinterpret_cast<Digits*>(packed)[k / kPanel * tokens + m];
+      out.unit = some ? most / kLargestDigits : 0;
+      out.start[0] = -bias * (sum >> 16);
+      out.start[1] = -bias * (sum >> 8 & 255);
+      out.start[2] = -bias * (sum & 255);
+      MMB_UNROLL
+      for (int d = 2; d >= 0; --d) {
+        const ByteBits bytes = low_bytes(rest), turned = even_then_odd(bytes, Lanes());
+        memcpy(out.digit[d], weights == DType::int4 ? &turned : &bytes, sizeof bytes);
+        rest = (rest + 128) >> 8;  // less the digit
+      }
+    }
+  }
+}
+
 // ---- Tokens packed for a product with weights of type `weights`
 
 // Floats of a token, at the most.
@@ -158,6 +213,8 @@ MMB_OP void pack(const E* x, int64_t stride, const int32_t* rows, int64_t tokens
                  Share columns, float* packed) {
   if (columns.begin >= columns.end) return;
   if (columns.end >= cols) columns.end = padded_columns(cols);
+  if (on_dots(weights, tokens) && has_byte_dots())
+    return pack_digits(x, stride, rows, tokens, cols, weights, columns, packed);
   if (on_tiles(weights, tokens))
     pack_terms(x, stride, rows, tokens, cols, columns, packed);
   else

@@ -121,8 +121,8 @@ using LaneList = std::integer_sequence<int, I...>;
 using Lanes = std::make_integer_sequence<int, kLanes>;
 
 // Lane i is lane i ^ W of v.
-template <int W, int... I>
-MMB_OP Vec swap_lanes(Vec v, LaneList<I...>) {
+template <int W, class V, int... I>
+MMB_OP V swap_lanes(V v, LaneList<I...>) {
   return __builtin_shufflevector(v, v, (I ^ W)...);
 }
 
@@ -149,8 +149,8 @@ MMB_OP void zip(Vec even, Vec odd, Vec& a, Vec& b, LaneList<I...>) {
 }
 
 // The sum (largest) of every W consecutive lanes, in each of them.
-template <int W = kLanes>
-MMB_OP Vec sum_of_lanes(Vec v) {
+template <int W = kLanes, class V>
+MMB_OP V sum_of_lanes(V v) {
   if constexpr (W == 1)
     return v;
   else
@@ -164,6 +164,9 @@ MMB_OP Vec max_of_lanes(Vec v) {
     return max_of_lanes<W / 2>(max(v, swap_lanes<W / 2>(v, Lanes())));
 }
 MMB_OP float reduce_add(Vec v) {
+  return sum_of_lanes(v)[0];
+}
+MMB_OP int32_t reduce_add(VecInt v) {
   return sum_of_lanes(v)[0];
 }
 MMB_OP float reduce_max(Vec v) {
@@ -358,6 +361,15 @@ MMB_OP void load_columns(const int4* line, int v, Vec (&columns)[8]) {
   }
 }
 
+// The lowest byte of each lane.
+MMB_OP ByteBits low_bytes(VecInt v) {
+#if defined(__AVX512F__)
+  return (ByteBits)_mm512_cvtepi32_epi8((__m512i)v);
+#else  // by way of 16 bits: GCC takes lane by lane what is not a halving
+  return __builtin_convertvector(__builtin_convertvector(v, HalfBits), ByteBits);
+#endif
+}
+
 // The first n of 64 bytes; the others are zero, and their memory is not touched.
 MMB_OP Line load_line(const void* p, int64_t n) {
 #if defined(__AVX512BW__)
@@ -389,6 +401,23 @@ MMB_OP void interleave(Line (&v)[4]) {
   for (int i = 0; i < 64; ++i)
     for (int j = 0; j < 4; ++j) mixed[i / 16][i % 16 * 4 + j] = bytes[j][i];
   memcpy(v, mixed, sizeof mixed);
+#endif
+}
+
+// Dots of bytes: every sum is added four products of u8 and s8, without rounding. Some CPUs of a level have them: functions
+// that call dot are marked, and run where has_byte_dots() (kernel.h).
+#if defined(__AVX512F__)
+constexpr bool kMayHaveDots = true;
+#define MMB_DOTS [[gnu::target("avx512vnni")]]
+#else
+constexpr bool kMayHaveDots = false;
+#define MMB_DOTS
+#endif
+MMB_DOTS MMB_OP VecInt dot(VecInt sums, [[maybe_unused]] VecInt u8, [[maybe_unused]] VecInt s8) {
+#if defined(__AVX512F__)
+  return (VecInt)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)u8, (__m512i)s8);
+#else
+  return sums;
 #endif
 }
 

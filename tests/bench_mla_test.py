@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -300,6 +301,15 @@ class BenchMla(unittest.TestCase):
             if library in notes:
                 self.assertIn(sign, notes[library])
                 self.assertIn("best peer", outcome.stderr)
+
+    def test_a_whole_model_is_timed_with_its_parts_and_nothing_else(self):
+        names = run("list", "--profile", "model", "--model", "tiny-mla-moe", "--batch", "2", "--context", "33",
+                    "--dtype", "f32").stdout.split()
+        self.assertTrue(any(name.startswith("decode_step/") for name in names), names)
+        linear = [name for name in names if re.match(r"linear/[^~]*/tokens:2/", name)]
+        # The projection behind the attention and the output head.
+        self.assertEqual({name.split("tokens:2/")[1].split("/threads")[0] for name in linear},
+                         {"in_features:88/out_features:70", "in_features:70/out_features:101"}, names)
 
     def test_what_cannot_run_is_said_and_not_timed(self):
         outcome = run("list", "--memory", "64Mi", "--op", "linear,moe_router", "--model", "DeepSeek-V3")

@@ -1,5 +1,6 @@
 #include "mmb/linear.h"
 
+#include "mmb/random.h"
 #include "op_test.h"
 
 namespace mmb {
@@ -73,6 +74,39 @@ TEST(Linear, EveryFp8PatternIsMultiplied) {
             else
               ASSERT_EQ(actual, static_cast<float>(n + 1) * from_fp8(static_cast<uint8_t>(r))) << name(kernel.impl);
           }
+      }
+    }
+  }
+}
+
+// Groups of columns of very different size, one of zeros among them and the last one cut; tokens around the number that dots
+// of bytes take. What is lost is relative to the sum of magnitudes.
+TEST(Linear, IntegerWeightsMeetActivationsOfAnySize) {
+  const int64_t rows = 19, cols = 5 * 16 + 6;
+  std::vector<float> w(rows * cols);
+  fill_normal(w, 3);
+  for (DType dtype : {DType::int8, DType::int4}) {
+    const PackedMatrix packed(w, rows, cols, dtype);
+    for (const auto& kernel : Linear::kernels()) {
+      if (!supported(kernel.impl) || !takes(kernel, dtype)) continue;
+      for (int64_t tokens : {1, 2, 3, 4, 5}) {
+        std::vector<float> x(static_cast<size_t>(tokens * cols)), y(static_cast<size_t>(tokens * rows));
+        fill_normal(x, 4);
+        for (size_t i = 0; i < x.size(); ++i) {
+          constexpr float kSizes[] = {1, 1e-6f, 0, 1e9f, 1e-20f, 3};
+          x[i] *= kSizes[(i % cols / 16 + i / cols) % 6];
+        }
+        kernel.run({tokens, cols, rows}, {x.data(), packed.matrix(), y.data()});
+        for (int64_t i = 0; i < tokens * rows; ++i) {
+          double sum = 0, magnitude = 0;
+          for (int64_t c = 0; c < cols; ++c) {
+            const double product = packed.matrix().at(i % rows, c) * x[static_cast<size_t>(i / rows * cols + c)];
+            sum += product;
+            magnitude += std::abs(product);
+          }
+          ASSERT_NEAR(y[static_cast<size_t>(i)], sum, 3e-7 * magnitude)
+              << name(kernel.impl) << ' ' << name(dtype) << ' ' << tokens << " tokens, " << i;
+        }
       }
     }
   }

@@ -41,6 +41,8 @@ std::span<const Impl> impls();
 std::span<const Impl> peers();
 // This CPU and operating system run it.
 bool supported(Impl impl);
+// It has the dots of bytes that some kernels of a level use where they can: supported(Impl::avx512vnni), asked once.
+bool has_byte_dots() noexcept;
 // The widest supported level. What is fastest is measured (machine.h).
 Impl best_impl();
 

@@ -20,9 +20,6 @@ MMB_OP VecInt broadcast_four(const void* p) {
   memcpy(&bytes, p, 4);
   return VecInt{} + bytes;
 }
-MMB_OP VecInt dot(VecInt sum, VecInt u8, VecInt s8) {
-  return (VecInt)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)u8, (__m512i)s8);
-}
 
 // kTile tokens and N vectors of rows.
 template <int N>
