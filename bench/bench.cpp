@@ -311,16 +311,17 @@ void Suite::time(Row& row, benchmark::State& state) {
   state.counters["bound"] = memory_bound(cost, machine);
   state.counters["err"] = row.verification->err;
   // Of the instructions that most of the row's work is for.
-  const bool bf16 = 2 * cost.bf16_flops > cost.flops, int8 = 2 * cost.int8_flops > cost.flops;
-  state.counters["peak_gflops"] = (cost.rounded_flops > 0 ? machine.rounded_flops_per_second
-                                   : bf16                 ? machine.bf16_flops_per_second
-                                   : int8                 ? machine.int8_flops_per_second
-                                                          : machine.flops_per_second) /
-                                  kGiga;
-  state.SetLabel((bf16   ? machine.bf16_class
-                  : int8 ? machine.int8_class
-                         : machine.flops_class) +
-                 (row.note.empty() ? "" : "; " + row.note));
+  const auto most = [&](double flops) { return 2 * flops > cost.flops; };
+  const double digits = machine.digit_flops_per_second();
+  const auto [peak, instructions] =
+      cost.rounded_flops > 0 ? std::pair(machine.rounded_flops_per_second, machine.bf16_class)
+      : most(cost.digit_flops)
+          ? std::pair(digits, digits > machine.bf16_flops_per_second ? machine.int8_class : machine.bf16_class)
+      : most(cost.bf16_flops) ? std::pair(machine.bf16_flops_per_second, machine.bf16_class)
+      : most(cost.int8_flops) ? std::pair(machine.int8_flops_per_second, machine.int8_class)
+                              : std::pair(machine.flops_per_second, machine.flops_class);
+  state.counters["peak_gflops"] = peak / kGiga;
+  state.SetLabel(instructions + (row.note.empty() ? "" : "; " + row.note));
   state.counters["peak_gbs"] = machine.bytes_per_second / kGiga;
   rate("gflops", cost.flops * 1e-9);
   rate("gbs", cost.bytes() * 1e-9);

@@ -37,8 +37,10 @@ MMB_OP int64_t panels_at_once(int64_t tokens, DType weights) {
   return on_tiles(weights, tokens) ? kNearPanels : panels_of_tile(tokens, weights);
 }
 
-// hidden = silu(gate x) * up x for `panels` of one FFN; x and hidden are packed.
-MMB_OP void up_panels(const FfnWork& work, Share panels, const float* x, float* hidden, const FfnScratch& own) {
+// hidden = silu(gate x) * up x for `panels` of one FFN; x and hidden are packed, but for byte tiles, which want a row's
+// largest first: those are rows.
+MMB_OP void up_panels(const FfnWork& work, Share panels, const float* x, float* hidden, float* rows,
+                      const FfnScratch& own) {
   const Expert& ffn = *work.ffn;
   const int64_t M = work.tokens, I = ffn.gate.rows;
   const int64_t beside = panels_at_once(M, ffn.gate.dtype), W = beside * kPanel;
@@ -48,7 +50,12 @@ MMB_OP void up_panels(const FfnWork& work, Share panels, const float* x, float* 
     matmul(x, M, ffn.up, group, own.b, W, own.widened);
     for (int64_t i = 0; i < M * W; i += kLanes) store(own.a + i, silu(load(own.a + i)) * load(own.b + i));
     const int64_t begin = p * kPanel, end = group.end * kPanel;
-    pack(own.a, W, nullptr, M, I, ffn.down.dtype, {begin, end < I ? end : I}, hidden);
+    const Share columns{begin, end < I ? end : I};
+    if (on_byte_tiles(ffn.down.dtype, M))
+      for (int64_t m = 0; m < M; ++m)
+        memcpy(rows + m * I + begin, own.a + m * W, static_cast<size_t>(4 * (columns.end - begin)));
+    else
+      pack(own.a, W, nullptr, M, I, ffn.down.dtype, columns, hidden);
   }
 }
 
@@ -88,8 +95,10 @@ MMB_OP void clear_own_outputs(float* y, int64_t tokens, int64_t H) {
 MMB_OP void add_ffns(const FfnWork* works, int64_t count, const float* x, float* hidden, int64_t width, int64_t H,
                      float* y) {
   int64_t most = 0, total = 0;
+  bool in_rows = false;
   for (int64_t i = 0; i < count; ++i) {
     if (works[i].tokens > most) most = works[i].tokens;
+    in_rows = in_rows || on_byte_tiles(works[i].ffn->down.dtype, works[i].tokens);
     total += panel_count(works[i].ffn->gate) * panel_cost(works[i]);
   }
   Scratch scratch;
@@ -98,6 +107,8 @@ MMB_OP void add_ffns(const FfnWork* works, int64_t count, const float* x, float*
   own.a = scratch.own<float>(2 * results + kMatmulScratch);
   own.b = own.a + results;
   own.widened = own.b + results;
+  const int64_t entries = works[count - 1].first + works[count - 1].tokens - works[0].first;
+  auto* rows = scratch.shared<float>(in_rows ? entries * width : 0);
 
   const Share costs = share(total);
   int64_t before = 0;  // cost of the works before this one
@@ -110,10 +121,18 @@ MMB_OP void add_ffns(const FfnWork* works, int64_t count, const float* x, float*
       return panel < panels ? panel : panels;
     };
     up_panels(work, {panel_at(costs.begin), panel_at(costs.end)}, x + first * packed_row(H),
-              hidden + first * packed_row(width), own);
+              hidden + first * packed_row(width), rows + first * width, own);
     before += panels * cost;
   }
   barrier();
+  if (in_rows) {
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t first = works[i].first - works[0].first, M = works[i].tokens, I = works[i].ffn->gate.rows;
+      if (on_byte_tiles(works[i].ffn->down.dtype, M))
+        pack_digit_rows(rows + first * width, I, nullptr, M, I, share(M), hidden + first * packed_row(width));
+    }
+    barrier();
+  }
   const Share outputs = share(ceil_div(H, kPanel));
   for (int64_t i = 0; i < count; ++i)
     down_panels(works[i], outputs, hidden + (works[i].first - works[0].first) * packed_row(width), y, own);

@@ -201,8 +201,9 @@ namespace {
 
 double flops_seconds(const Cost& cost, const Machine& machine) {
   return (cost.flops - cost.bf16_flops - cost.int8_flops) / machine.flops_per_second +
-         (cost.bf16_flops - cost.rounded_flops) / machine.bf16_flops_per_second +
-         cost.rounded_flops / machine.rounded_flops_per_second + cost.int8_flops / machine.int8_flops_per_second;
+         (cost.bf16_flops - cost.rounded_flops - cost.digit_flops) / machine.bf16_flops_per_second +
+         cost.rounded_flops / machine.rounded_flops_per_second + cost.digit_flops / machine.digit_flops_per_second() +
+         cost.int8_flops / machine.int8_flops_per_second;
 }
 
 double bytes_seconds(const Cost& cost, const Machine& machine) {

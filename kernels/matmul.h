@@ -101,11 +101,20 @@ template <class E>
   }
 }
 
+// The product of integer weights, which dots of bytes take as they lie, with tokens so few that FMAs would spend more on
+// widening; where the CPU has them (has_byte_dots).
+MMB_OP constexpr bool on_dots(DType weights, int64_t tokens) {
+  return kMayHaveDots && (weights == DType::int8 || weights == DType::int4) && tokens <= 4;
+}
+
 // The product runs on the level's matrix unit, which fewer tokens would leave too empty to keep up with memory, or with
-// widening.
-MMB_OP bool on_tiles(DType weights, int64_t tokens) {
-  if (!kHasTiles || weights == DType::f32 || weights == DType::int4) return false;
-  return tokens >= (weights == DType::bf16 ? 9 : 13);
+// widening: in bf16, or in bytes.
+MMB_OP constexpr bool on_tiles(DType weights, int64_t tokens) {
+  return kHasTiles && ((weights == DType::bf16 && tokens >= 9) || (weights == DType::fp8 && tokens >= 13) ||
+                       (weights == DType::int8 && tokens > 4));
+}
+MMB_OP constexpr bool on_byte_tiles(DType weights, int64_t tokens) {
+  return weights == DType::int8 && on_tiles(weights, tokens);
 }
 
 // Token tiles of the matrix unit, of even height too.
@@ -140,12 +149,6 @@ template <class E>
   }
 }
 
-// The product of integer weights, which dots of bytes take as they lie, with tokens so few that FMAs would spend more on
-// widening; where the CPU has them (has_byte_dots).
-MMB_OP constexpr bool on_dots(DType weights, int64_t tokens) {
-  return kMayHaveDots && (weights == DType::int8 || weights == DType::int4) && tokens <= 4;
-}
-
 // 16 columns of a token as integers of 23 bits times their unit, in digits to base 256 from -128 to 127. What is rounded is
 // at the most 2^-23 of the largest of them, of which an f32 keeps 2^-24.
 // The weights are the unsigned operand, as w + bias: what the bias adds is taken off where the sums of digits start.
@@ -158,6 +161,21 @@ struct Digits {
 static_assert(sizeof(Digits) == 4 * kPanel, "as many bytes as the columns in f32");
 constexpr float kLargestDigits = 63.5f * 65536;  // what kToInteger can round, and three digits hold
 constexpr float kLeastDigits = 1e-30f;           // of what is smaller nothing is left; 1 / x stays finite
+
+// Digits of integers, from high to low.
+MMB_OP void digits_of(VecInt rest, ByteBits (&digits)[3]) {
+  MMB_UNROLL
+  for (int d = 2; d >= 0; --d) {
+    digits[d] = low_bytes(rest);
+    rest = (rest + 128) >> 8;  // less the digit
+  }
+}
+MMB_OP VecInt integers(Vec v, float inverse) {
+  return (VecInt)fma(v, broadcast(inverse), broadcast(kToInteger)) - (VecInt)broadcast(kToInteger);
+}
+MMB_OP Vec magnitude(Vec v) {
+  return (Vec)((VecBits)v & 0x7fffffffu);
+}
 
 template <int... I>
 MMB_OP ByteBits even_then_odd(ByteBits v, LaneList<I...>) {
@@ -174,21 +192,58 @@ template <class E>
     for (int64_t k = columns.begin; k < columns.end; k += kPanel) {
       const int64_t exist = cols - k;
       const Vec v = exist >= kLanes ? load(row + k) : load_partial(row + k, exist);
-      const float most = reduce_max((Vec)((VecBits)v & 0x7fffffffu));
+      const float most = reduce_max(magnitude(v));
       const bool some = most > kLeastDigits;
-      VecInt rest = (VecInt)fma(v, broadcast(some ? kLargestDigits / most : 0), broadcast(kToInteger)) -
-                    (VecInt)broadcast(kToInteger);
-      const int32_t sum = reduce_add(rest);
+      const VecInt whole = integers(v, some ? kLargestDigits / most : 0);
+      const int32_t sum = reduce_add(whole);
       Digits& out = reinterpret_cast<Digits*>(packed)[k / kPanel * tokens + m];
       out.unit = some ? most / kLargestDigits : 0;
       out.start[0] = -bias * (sum >> 16);
       out.start[1] = -bias * (sum >> 8 & 255);
       out.start[2] = -bias * (sum & 255);
+      ByteBits digits[3];
+      digits_of(whole, digits);
       MMB_UNROLL
-      for (int d = 2; d >= 0; --d) {
-        const ByteBits bytes = low_bytes(rest), turned = even_then_odd(bytes, Lanes());
-        memcpy(out.digit[d], weights == DType::int4 ? &turned : &bytes, sizeof bytes);
-        rest = (rest + 128) >> 8;  // less the digit
+      for (int d = 0; d < 3; ++d) {
+        const ByteBits turned = even_then_odd(digits[d], Lanes());
+        memcpy(out.digit[d], weights == DType::int4 ? &turned : &digits[d], sizeof turned);
+      }
+    }
+  }
+}
+
+// Rows `own` as digits for the matrix unit, [tile][step of 64 columns][digit][token of the tile][64], and behind all of them
+// a unit for each row: what is rounded is at the most 2^-23 of the row's largest.
+constexpr int64_t kByteColumns = 64;
+MMB_OP constexpr int64_t digit_bytes(int64_t cols) {
+  return 3 * round_up(cols, kByteColumns);
+}
+template <class E>
+[[gnu::noinline]] void pack_digit_rows(const E* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols,
+                                       Share own, float* packed) {
+  auto* bytes = reinterpret_cast<int8_t*>(packed);
+  float* units = packed + tokens * digit_bytes(cols) / 4;
+  const TokenTiles tiles = unit_tiles(tokens);
+  for (int64_t tile = 0; tile < tiles.tiles; ++tile) {
+    const int64_t begin = tiles.begin(tile), end = tiles.begin(tile + 1), height = end - begin;
+    for (int64_t m = begin > own.begin ? begin : own.begin; m < end && m < own.end; ++m) {
+      const E* row = x + (rows ? rows[m] : m) * stride;
+      const auto element = [&](int64_t k) {
+        return cols - k >= kLanes ? load(row + k) : cols > k ? load_partial(row + k, cols - k) : Vec{};
+      };
+      Vec largest = {};
+      for (int64_t k = 0; k < cols; k += kLanes) largest = max(largest, magnitude(element(k)));
+      const float most = reduce_max(largest);
+      const bool some = most > kLeastDigits;
+      units[m] = some ? most / kLargestDigits : 0;
+      int8_t* out = bytes + begin * digit_bytes(cols) + (m - begin) * kByteColumns;
+      for (int64_t k = 0; k < round_up(cols, kByteColumns); k += kLanes) {
+        ByteBits digits[3];
+        digits_of(integers(element(k), some ? kLargestDigits / most : 0), digits);
+        MMB_UNROLL
+        for (int d = 0; d < 3; ++d)
+          memcpy(out + (k / kByteColumns * 3 + d) * height * kByteColumns + k % kByteColumns, &digits[d],
+                 sizeof digits[d]);
       }
     }
   }
@@ -198,7 +253,7 @@ template <class E>
 
 // Floats of a token, at the most.
 MMB_OP constexpr int64_t packed_row(int64_t cols) {
-  return kHasTiles ? round_up(cols, kTileColumns) * kTerms<float> / 2 : padded_columns(cols);
+  return kHasTiles ? round_up(cols, kByteColumns) * kTerms<float> / 2 : padded_columns(cols);
 }
 
 // Floats of all tokens; a tile of the matrix unit may read as many rows as the highest one has.
@@ -207,7 +262,7 @@ MMB_OP constexpr int64_t packed_size(int64_t tokens, int64_t cols) {
 }
 
 // Columns [columns.begin, columns.end) of `cols`, and the padding behind the last; begin is a multiple of 16, and x points
-// to it. `rows` picks the rows of x (null: all in order).
+// to it. On byte tiles all columns at once. `rows` picks the rows of x (null: all in order).
 template <class E>
 MMB_OP void pack(const E* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols, DType weights,
                  Share columns, float* packed) {
@@ -215,6 +270,7 @@ MMB_OP void pack(const E* x, int64_t stride, const int32_t* rows, int64_t tokens
   if (columns.end >= cols) columns.end = padded_columns(cols);
   if (on_dots(weights, tokens) && has_byte_dots())
     return pack_digits(x, stride, rows, tokens, cols, weights, columns, packed);
+  if (on_byte_tiles(weights, tokens)) return pack_digit_rows(x, stride, rows, tokens, cols, {0, tokens}, packed);
   if (on_tiles(weights, tokens))
     pack_terms(x, stride, rows, tokens, cols, columns, packed);
   else
@@ -225,6 +281,7 @@ MMB_OP void pack(const E* x, int64_t stride, const int32_t* rows, int64_t tokens
 template <class E>
 MMB_OP void pack_tokens(const E* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols, DType weights,
                         float* packed) {
+  if (on_byte_tiles(weights, tokens)) return pack_digit_rows(x, stride, rows, tokens, cols, share(tokens), packed);
   const Share lines = share(ceil_div(cols, kPanel));
   const Share columns{lines.begin * kPanel, lines.end * kPanel < cols ? lines.end * kPanel : cols};
   pack(x + columns.begin, stride, rows, tokens, cols, weights, columns, packed);

@@ -7,6 +7,7 @@
 //   load_left<L>(p, bytes), load_right(p, bytes)
 //   dot<S, L>()             sum S += left L * right
 //   dot_bytes<S, L>()       the same in int32, of u8 [rows][64] and s8 [16][16][4]: 64 products for each sum
+//   dot_signed<S, L>()      the same of s8 and s8
 // An f32 operand is the sum of three bf16 without any rounding (8 bits of its mantissa each), so that three products of
 // bf16 give what f32 FMAs give, at a third of the unit's rate; a bf16 operand needs one.
 #pragma once
@@ -113,6 +114,10 @@ class TileUnit {
   template <int S, int L>
   MMB_OP void dot_bytes() {
     __asm__ volatile("tdpbusd %%tmm7, %%tmm%c1, %%tmm%c0" : : "i"(S), "i"(4 + L));
+  }
+  template <int S, int L>
+  MMB_OP void dot_signed() {
+    __asm__ volatile("tdpbssd %%tmm7, %%tmm%c1, %%tmm%c0" : : "i"(S), "i"(4 + L));
   }
 
  private:

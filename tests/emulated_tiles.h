@@ -41,17 +41,26 @@ class TileUnit {
   }
   template <int S, int L>
   void dot_bytes() {
+    dot_of<uint8_t, S, L>();
+  }
+  template <int S, int L>
+  void dot_signed() {
+    dot_of<int8_t, S, L>();
+  }
+
+ private:
+  template <class Left, int S, int L>
+  void dot_of() {
     for (int64_t row = 0; row < rows_; ++row)
       for (int column = 0; column < 16; ++column) {
         int32_t sum;
         memcpy(&sum, &sums_[S][row][column], 4);
         for (int k = 0; k < 64; ++k)
-          sum += bytes(left_[L][row])[k] * static_cast<int8_t>(bytes(right_[k / 4])[4 * column + k % 4]);
+          sum += static_cast<Left>(bytes(left_[L][row])[k]) *
+                 static_cast<int8_t>(bytes(right_[k / 4])[4 * column + k % 4]);
         memcpy(&sums_[S][row][column], &sum, 4);
       }
   }
-
- private:
   static const uint8_t* bytes(const uint16_t* line) { return reinterpret_cast<const uint8_t*>(line); }
   static const char* at(const void* p, int64_t bytes) { return static_cast<const char*>(p) + bytes; }
   static float value(uint16_t bits) {

@@ -44,10 +44,17 @@ TEST(Machine, WorkOnBf16HasItsOwnPeak) {
   EXPECT_FALSE(memory_bound({.flops = 500e9, .bf16_flops = 400e9, .weight_bytes = 15e9}, kRound));
   EXPECT_TRUE(memory_bound({.flops = 500e9, .bf16_flops = 500e9, .weight_bytes = 15e9}, kRound));
   EXPECT_DOUBLE_EQ(ideal_seconds({.flops = 500e9, .bf16_flops = 500e9, .rounded_flops = 300e9}, kRound), 0.75);
-  const Cost sum =
-      Cost{.flops = 5, .bf16_flops = 3, .rounded_flops = 1} + Cost{.flops = 7, .bf16_flops = 2, .rounded_flops = 2};
+  // int8 weights: three products of bytes, where those take less time than one of bf16.
+  Machine bytes = kRound;
+  bytes.int8_flops_per_second = 2400e9;
+  EXPECT_DOUBLE_EQ(ideal_seconds({.flops = 800e9, .bf16_flops = 800e9, .digit_flops = 800e9}, bytes), 1);
+  bytes.int8_flops_per_second = 900e9;
+  EXPECT_DOUBLE_EQ(ideal_seconds({.flops = 800e9, .bf16_flops = 800e9, .digit_flops = 800e9}, bytes), 2);
+  const Cost sum = Cost{.flops = 5, .bf16_flops = 3, .rounded_flops = 1, .digit_flops = 3} +
+                   Cost{.flops = 7, .bf16_flops = 2, .rounded_flops = 2, .digit_flops = 1};
   EXPECT_EQ(sum.bf16_flops, 5);
   EXPECT_EQ(sum.rounded_flops, 3);
+  EXPECT_EQ(sum.digit_flops, 4);
 }
 
 TEST(Machine, WorkOnInt8HasItsOwnPeak) {

@@ -28,9 +28,10 @@ void expect_matches_reference(const typename Op::Shape& shape, std::string_view 
 }
 
 // One tile of tokens and more, tiles of uneven height, groups of fewer panels, columns that end inside a step, outputs that
-// end inside a panel, and more than a near block of each.
+// end inside a panel, and more than a near block of each: of columns 128 in bf16, 512 in bytes.
 TEST(Tiles, Linear) {
-  for (const Linear::Shape& shape : {Linear::Shape{8, 32, 16},
+  for (const Linear::Shape& shape : {Linear::Shape{5, 3, 7},
+                                     {8, 32, 16},
                                      {9, 33, 17},
                                      {16, 70, 64},
                                      {17, 64, 48},
@@ -46,18 +47,23 @@ TEST(Tiles, Linear) {
 
 TEST(Tiles, DenseFfn) {
   for (const DenseFfn::Shape& shape : {DenseFfn::Shape{10, 40, 48}, {21, 65, 33}, {50, 33, 600}})
-    expect_matches_reference<DenseFfn, reference::dense_ffn<double>, emulated::dense_ffn>(shape, "panels");
+    for (DType dtype : {DType::bf16, DType::int8})
+      expect_matches_reference<DenseFfn, reference::dense_ffn<double>, emulated::dense_ffn>(shape, "panels", dtype);
 }
 
 TEST(Tiles, MoeExperts) {
   MoeExperts::Shape shape{};
-  shape.tokens = 45;
   shape.hidden_size = 40;
   shape.moe_intermediate_size = 50;
   shape.shared_intermediate_size = 33;
   shape.n_routed_experts = 6;
   shape.num_experts_per_tok = 2;
-  expect_matches_reference<MoeExperts, reference::moe_experts<double>, emulated::moe_experts>(shape, "grouped");
+  for (int64_t tokens : {7, 45})  // with both more and fewer than byte tiles take for an expert
+    for (DType dtype : {DType::bf16, DType::int8}) {
+      shape.tokens = tokens;
+      expect_matches_reference<MoeExperts, reference::moe_experts<double>, emulated::moe_experts>(shape, "grouped",
+                                                                                                  dtype);
+    }
 }
 
 // Heads below, at and above a tile of rows; contexts that end inside a tile, a step and a block.
@@ -89,13 +95,15 @@ TEST(Tiles, AttentionPrefill) {
 
 TEST(Tiles, MlaDecode) {
   for (int64_t batch : {1, 9})
-    expect_matches_reference<MlaDecode, reference::mla_decode<double>, emulated::mla_decode_absorbed>(
-        {batch, 1, 70, 0, 12, 48, 24, 8, 20}, "absorbed");
+    for (DType dtype : {DType::bf16, DType::int8})
+      expect_matches_reference<MlaDecode, reference::mla_decode<double>, emulated::mla_decode_absorbed>(
+          {batch, 1, 70, 0, 12, 48, 24, 8, 20}, "absorbed", dtype);
 }
 
 TEST(Tiles, MlaPrefill) {
-  expect_matches_reference<MlaPrefill, reference::mla_prefill<double>, emulated::mla_prefill_expanded>(
-      {1, 10, 230, 0, 3, 48, 24, 8, 20}, "expanded");
+  for (DType dtype : {DType::bf16, DType::int8})
+    expect_matches_reference<MlaPrefill, reference::mla_prefill<double>, emulated::mla_prefill_expanded>(
+        {1, 10, 230, 0, 3, 48, 24, 8, 20}, "expanded", dtype);
 }
 
 }  // namespace

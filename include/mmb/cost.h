@@ -12,6 +12,7 @@ struct Cost {
   double flops = 0;
   double bf16_flops = 0;  // of these, with one operand that bf16 holds: some machines have faster instructions for them
   double rounded_flops = 0;     // of these, with both operands in bf16: one product of a matrix unit, not three
+  double digit_flops = 0;       // of bf16_flops, with int8 weights, to which three products of bytes may be faster
   double int8_flops = 0;        // of `flops`, with both operands in 8 bits
   double weight_bytes = 0;      // unique bytes of weights read
   double kv_bytes = 0;          // unique bytes of cached keys, values or latents read or written
@@ -27,10 +28,16 @@ inline double bf16_flops(double flops, DType stored) {
   return stored == DType::f32 ? 0 : flops;
 }
 
+// What is multiplied with weights of type `weights`.
+inline double digit_flops(double flops, DType weights) {
+  return weights == DType::int8 ? flops : 0;
+}
+
 inline Cost operator+(const Cost& a, const Cost& b) {
   return {a.flops + b.flops,
           a.bf16_flops + b.bf16_flops,
           a.rounded_flops + b.rounded_flops,
+          a.digit_flops + b.digit_flops,
           a.int8_flops + b.int8_flops,
           a.weight_bytes + b.weight_bytes,
           a.kv_bytes + b.kv_bytes,

@@ -2,6 +2,7 @@
 // the ops fma_peak and stream_read; and the one place where a Cost becomes seconds. Giga is 1e9.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 
 #include "mmb/kernel.h"
@@ -23,6 +24,8 @@ struct Machine {
   double rounded_flops_per_second = 0;  // of bf16 times bf16: the same, or three times a matrix unit's
   double int8_flops_per_second = 0;     // of int8 times int8: the f32 rate, or that of dot products of integers
   double bytes_per_second = 0;
+  // Of f32 times int8 weights: as bf16, or as the digits of the f32 in three products of bytes (matmul.h).
+  double digit_flops_per_second() const { return std::max(bf16_flops_per_second, int8_flops_per_second / 3); }
   Extremes flops_extremes, bf16_flops_extremes, int8_flops_extremes, bytes_extremes;  // per second too
   const char *flops_class = "", *bf16_class = "", *int8_class = "";  // the algos of fma_peak that these were
 };

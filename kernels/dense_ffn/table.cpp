@@ -31,6 +31,7 @@ Cost DenseFfn::cost(const Shape& shape, DType dtype, std::string_view) {
   const double flops = 6 * N * H * I;
   return {.flops = flops,
           .bf16_flops = bf16_flops(flops, dtype),
+          .digit_flops = digit_flops(flops, dtype),
           .weight_bytes = ffn_bytes(shape.hidden_size, shape.intermediate_size, dtype),
           .activation_bytes = 4 * 2 * N * H,
           .exps = N * I};

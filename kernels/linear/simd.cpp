@@ -295,7 +295,7 @@ MMB_OP PanelGroup<float> widened(PanelGroup<float> w, int64_t, int64_t first, in
   return {w.base + first * kPanel, w.stride};
 }
 
-// Weights with scales for a matrix unit (tiles.h): bf16 holds what fp8 and int8 do, so that only their sums are scaled.
+// fp8 weights for a matrix unit (tiles.h): bf16 holds what they do, so that only their sums are scaled.
 template <class T>
 class ScaledLines {
  public:
@@ -333,7 +333,9 @@ class ScaledLines {
 template <class T>
 MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tokens, const Matrix& w, Share panels,
                       float* y, int64_t y_stride, float* scratch) {
-  if constexpr (kHasTiles && kTypeOf<T> != DType::f32 && kTypeOf<T> != DType::int4) {
+  if constexpr (kHasTiles && kTypeOf<T> == DType::int8) {
+    if (on_byte_tiles(w.dtype, tokens)) return byte_panels<TileUnit>(packed, tokens, w, panels, y, y_stride, scratch);
+  } else if constexpr (kHasTiles && kTypeOf<T> != DType::f32 && kTypeOf<T> != DType::int4) {
     if (on_tiles(w.dtype, tokens)) {
       const auto run = [&](const auto& weights) {
         if (x == DType::f32)

@@ -57,6 +57,7 @@ Cost Linear::cost(const Shape& shape, DType dtype, std::string_view algo) {
   return {.flops = flops,
           .bf16_flops = bf16_flops(flops, dtype),
           .rounded_flops = rounds(dtype, algo) ? flops : 0,
+          .digit_flops = digit_flops(flops, dtype),
           .weight_bytes = weight_bytes(shape.out_features, shape.in_features, dtype),
           .activation_bytes = 4 * N * (K + M)};
 }

@@ -58,6 +58,7 @@ Cost MlaDecode::cost(const Shape& shape, DType dtype, std::string_view algo) {
                  projection = 2 * (absorbed ? N : T) * weights;
     cost.flops = core + projection;
     cost.bf16_flops = bf16_flops(projection, dtype) + (absorbed ? bf16_flops(core, cache_type(dtype)) : 0);
+    cost.digit_flops = digit_flops(projection, dtype);
     cost.weight_bytes = weight_bytes(shape.qk_nope_head_dim, shape.kv_lora_rank, dtype, shape.num_attention_heads) +
                         weight_bytes(shape.v_head_dim, shape.kv_lora_rank, dtype, shape.num_attention_heads);
     cost.kv_bytes = T * (R + D) * size;

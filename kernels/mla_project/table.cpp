@@ -51,6 +51,7 @@ Cost MlaProject::cost(const Shape& shape, DType dtype, std::string_view) {
   const double flops = 2 * N * weights;
   return {.flops = flops,
           .bf16_flops = bf16_flops(flops, dtype),
+          .digit_flops = digit_flops(flops, dtype),
           .weight_bytes = weight_bytes(shape.q_lora_rank, shape.hidden_size, dtype) +
                           weight_bytes(query_width(shape), q_b_width(shape), dtype) +
                           weight_bytes(latent_width(shape), shape.hidden_size, dtype) + 4 * (Q + R),

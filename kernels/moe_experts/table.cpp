@@ -145,6 +145,7 @@ Cost MoeExperts::cost(const Shape& shape, DType dtype, std::string_view) {
   const double flops = 6 * N * H * (K * I + Is);
   return {.flops = flops,
           .bf16_flops = bf16_flops(flops, dtype),
+          .digit_flops = digit_flops(flops, dtype),
           .weight_bytes = touched * ffn_bytes(shape.hidden_size, shape.moe_intermediate_size, dtype) +
                           ffn_bytes(shape.hidden_size, shape.shared_intermediate_size, dtype),
           .activation_bytes = 8 * N * (H + K),
