@@ -1,7 +1,8 @@
 // linear: a projection without bias.
 //   y[n,:] = W x[n,:]
 // Shapes  x [N, K] f32 · W [M, K] in the row's type, packed (tensor.h) · y [N, M] f32
-// Algos   panels: f32 activations · rounded: x in bf16, to nearest, as models are served; for matrix units, with bf16 W
+// Algos   panels: f32 activations; beside integer W, where dots of bytes serve, in 23 bits of the largest of 16 or of all
+//         columns · rounded: x in bf16, to nearest, as models are served; for matrix units, with bf16 W
 // Cost    flops = 2*N*M*K;  bytes = M*K*size(W) and its scales + 4*N*(K + M)
 // Bound   N FLOP per byte of bf16 weights: memory for a few tokens, compute beyond the machine's balance (about 10)
 // Source  torch.nn.Linear with bias = False; the checkpoint's weight is [out, in]

@@ -161,12 +161,12 @@ template <class T, int MR, int NP>
   store_tile(acc, out);
 }
 
-// Four columns of integer weights to a vector, as bytes w + bias, from as many lines as exist of the group's.
 MMB_OP VecInt bytes_at(const void* p) {
   VecInt v;
   memcpy(&v, p, sizeof v);
   return v;
 }
+// Four columns of integer weights to a vector, as bytes w + bias, from as many lines as exist of the group's.
 MMB_OP void load_group(const int8* line, int64_t lines, VecInt (&w)[4]) {
   MMB_UNROLL
   for (int i = 0; i < 4; ++i) w[i] = i < lines ? bytes_at(line + i * 64) ^ static_cast<int32_t>(0x80808080) : VecInt{};
