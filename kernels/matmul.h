@@ -101,17 +101,20 @@ template <class E>
   }
 }
 
+// So few tokens that integer weights meet them in dots of bytes; more do on a matrix unit.
+constexpr int64_t kDotsTokens = 4;
+
 // The product of integer weights, which dots of bytes take as they lie, with tokens so few that FMAs would spend more on
 // widening; where the CPU has them (has_byte_dots).
 MMB_OP constexpr bool on_dots(DType weights, int64_t tokens) {
-  return kMayHaveDots && (weights == DType::int8 || weights == DType::int4) && tokens <= 4;
+  return kMayHaveDots && (weights == DType::int8 || weights == DType::int4) && tokens <= kDotsTokens;
 }
 
 // The product runs on the level's matrix unit, which fewer tokens would leave too empty to keep up with memory, or with
 // widening: in bf16, or in bytes.
 MMB_OP constexpr bool on_tiles(DType weights, int64_t tokens) {
   return kHasTiles && ((weights == DType::bf16 && tokens >= 9) || (weights == DType::fp8 && tokens >= 13) ||
-                       (weights == DType::int8 && tokens > 4));
+                       (weights == DType::int8 && tokens > kDotsTokens));
 }
 MMB_OP constexpr bool on_byte_tiles(DType weights, int64_t tokens) {
   return weights == DType::int8 && on_tiles(weights, tokens);
@@ -152,15 +155,21 @@ template <class E>
 // 16 columns of a token as integers of 23 bits times their unit, in digits to base 256 from -128 to 127. What is rounded is
 // at the most 2^-23 of the largest of them, of which an f32 keeps 2^-24.
 // The weights are the unsigned operand, as w + bias: what the bias adds is taken off where the sums of digits start.
+// Digits go from high to low; beside int4, of every eight columns those of even number come first.
 struct Digits {
-  int8_t digit[3]
-              [kPanel];  // from high to low; beside int4, of every eight columns those of even number, then the others
+  int8_t digit[3][kPanel];
   float unit;
   int32_t start[3];
 };
 static_assert(sizeof(Digits) == 4 * kPanel, "as many bytes as the columns in f32");
 constexpr float kLargestDigits = 63.5f * 65536;  // what kToInteger can round, and three digits hold
-constexpr float kLeastDigits = 1e-30f;           // of what is smaller nothing is left; 1 / x stays finite
+
+// Of values of which the largest is `most`.
+struct DigitScale {
+  float unit, inverse;
+  MMB_OP explicit DigitScale(float most)
+      : unit(most > kLeast ? most / kLargestDigits : 0), inverse(most > kLeast ? kLargestDigits / most : 0) {}
+};
 
 // Digits of integers, from high to low.
 MMB_OP void digits_of(VecInt rest, ByteBits (&digits)[3]) {
@@ -172,9 +181,6 @@ MMB_OP void digits_of(VecInt rest, ByteBits (&digits)[3]) {
 }
 MMB_OP VecInt integers(Vec v, float inverse) {
   return (VecInt)fma(v, broadcast(inverse), broadcast(kToInteger)) - (VecInt)broadcast(kToInteger);
-}
-MMB_OP Vec magnitude(Vec v) {
-  return (Vec)((VecBits)v & 0x7fffffffu);
 }
 
 template <int... I>
@@ -192,12 +198,11 @@ template <class E>
     for (int64_t k = columns.begin; k < columns.end; k += kPanel) {
       const int64_t exist = cols - k;
       const Vec v = exist >= kLanes ? load(row + k) : load_partial(row + k, exist);
-      const float most = reduce_max(magnitude(v));
-      const bool some = most > kLeastDigits;
-      const VecInt whole = integers(v, some ? kLargestDigits / most : 0);
+      const DigitScale scale(reduce_max(magnitude(v)));
+      const VecInt whole = integers(v, scale.inverse);
       const int32_t sum = reduce_add(whole);
       Digits& out = reinterpret_cast<Digits*>(packed)[k / kPanel * tokens + m];
-      out.unit = some ? most / kLargestDigits : 0;
+      out.unit = scale.unit;
       out.start[0] = -bias * (sum >> 16);
       out.start[1] = -bias * (sum >> 8 & 255);
       out.start[2] = -bias * (sum & 255);
@@ -233,13 +238,12 @@ template <class E>
       };
       Vec largest = {};
       for (int64_t k = 0; k < cols; k += kLanes) largest = max(largest, magnitude(element(k)));
-      const float most = reduce_max(largest);
-      const bool some = most > kLeastDigits;
-      units[m] = some ? most / kLargestDigits : 0;
+      const DigitScale scale(reduce_max(largest));
+      units[m] = scale.unit;
       int8_t* out = bytes + begin * digit_bytes(cols) + (m - begin) * kByteColumns;
       for (int64_t k = 0; k < round_up(cols, kByteColumns); k += kLanes) {
         ByteBits digits[3];
-        digits_of(integers(element(k), some ? kLargestDigits / most : 0), digits);
+        digits_of(integers(element(k), scale.inverse), digits);
         MMB_UNROLL
         for (int d = 0; d < 3; ++d)
           memcpy(out + (k / kByteColumns * 3 + d) * height * kByteColumns + k % kByteColumns, &digits[d],

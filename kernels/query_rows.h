@@ -35,10 +35,6 @@ constexpr int64_t kChunk = 64;     // tokens: cuts within a context are multiple
                                    // partial result costs as much as about 20 tokens
 constexpr float kLowest = -1e30f;  // a score that loses; finite, so that differences are never NaN
 
-MMB_OP int64_t min_of(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-
 // A tile size that keeps q and o within 640 KiB: 128 rows of latent attention, 512 of a dense head.
 MMB_OP int64_t tile_rows_for(int64_t dk, int64_t dv) {
   const int64_t fit = (int64_t{640} << 10) / 4 / (dk + dv) / kPanelRows * kPanelRows;

@@ -66,6 +66,22 @@ MMB_OP void store(float* p, Vec v) {
   memcpy(p, &v, sizeof v);
 }
 
+MMB_OP VecInt load_ints(const void* p) {
+  VecInt v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+// The same four bytes in every lane.
+MMB_OP VecInt broadcast_four(const void* p) {
+  int32_t bytes;
+  memcpy(&bytes, p, 4);
+  return VecInt{} + bytes;
+}
+
+MMB_OP int64_t min_of(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+
 // The same 4 elements in every 4 lanes.
 MMB_OP Vec load_quad(const float* p) {
 #if defined(__AVX512F__)
@@ -114,6 +130,10 @@ MMB_OP Vec max(Vec a, Vec b) {
 }
 MMB_OP Vec min(Vec a, Vec b) {
   return a < b ? a : b;
+}
+
+MMB_OP Vec magnitude(Vec v) {
+  return (Vec)((VecBits)v & 0x7fffffffu);
 }
 
 template <int... I>
@@ -434,6 +454,8 @@ MMB_OP void prefetch(const void* p) {
 
 // Adding this rounds to an integer, which is then in the low mantissa bits.
 constexpr float kToInteger = 12582912.f;  // 1.5 * 2^23
+// What is smaller counts as zero where values become integers relative to their largest: its inverse stays finite.
+constexpr float kLeast = 1e-30f;
 
 // 2^(n + f) for f in [-1/2, 1/2] and the integer n in the low bits of `shifted`: degree 5, relative error at most 2.5e-7.
 MMB_OP Vec exp2(Vec shifted, Vec f) {

@@ -10,17 +10,6 @@
 namespace mmb::MMB_IMPL {
 namespace {
 
-MMB_OP VecInt load_ints(const void* p) {
-  VecInt v;
-  memcpy(&v, p, sizeof v);
-  return v;
-}
-MMB_OP VecInt broadcast_four(const void* p) {
-  int32_t bytes;
-  memcpy(&bytes, p, 4);
-  return VecInt{} + bytes;
-}
-
 // kTile tokens and N vectors of rows.
 template <int N>
 [[gnu::noinline]] void score_tile(const int8_t* q, int64_t apart, int64_t steps, const uint8_t* keys, int64_t stride,

@@ -29,9 +29,8 @@ constexpr int64_t kWide = 64;                    // dims that parts are padded t
 constexpr int64_t kLine = 16;                    // rows, or dims, side by side
 constexpr int64_t kSums = kTokens * kLine;       // sums, scores or weights of a tile of rows
 constexpr int64_t kValueTile = kTokens * kLine;  // bytes
-constexpr float kLeast = 1e-30f;   // what is smaller in all of a block counts as zero: 255 / x stays finite
-constexpr float kFarthest = -100;  // from the maximum: weights times scales stay normal numbers
-constexpr uint32_t kIntegerBits = 0x4b400000u;  // of kToInteger
+constexpr float kFarthest = -100;                // from the maximum: weights times scales stay normal numbers
+constexpr uint32_t kIntegerBits = 0x4b400000u;   // of kToInteger
 
 // Padded dims of the two parts of a row.
 struct Parts {
@@ -77,12 +76,12 @@ MMB_OP float round_part(const float* q, int64_t count, int64_t padded, int8_t* o
     return count - i >= kLanes ? load(q + i) : count > i ? load_partial(q + i, count - i) : Vec{};
   };
   Vec largest = {};
-  for (int64_t i = 0; i < count; i += kLanes) largest = max(largest, (Vec)((VecBits)element(i) & 0x7fffffffu));
+  for (int64_t i = 0; i < count; i += kLanes) largest = max(largest, magnitude(element(i)));
   const float most = reduce_max(largest), inverse = most > kLeast ? 127 / most : 0;
   Vec total = {};
   for (int64_t i = 0; i < padded; i += kLanes) {
     const Vec shifted = fma(element(i), broadcast(inverse), broadcast(kToInteger));
-    const ByteBits bytes = __builtin_convertvector(__builtin_convertvector((VecBits)shifted, HalfBits), ByteBits);
+    const ByteBits bytes = low_bytes((VecInt)shifted);
     memcpy(out + i, &bytes, sizeof bytes);
     total += shifted - kToInteger;
   }

@@ -161,20 +161,15 @@ template <class T, int MR, int NP>
   store_tile(acc, out);
 }
 
-MMB_OP VecInt bytes_at(const void* p) {
-  VecInt v;
-  memcpy(&v, p, sizeof v);
-  return v;
-}
 // Four columns of integer weights to a vector, as bytes w + bias, from as many lines as exist of the group's.
 MMB_OP void load_group(const int8* line, int64_t lines, VecInt (&w)[4]) {
   MMB_UNROLL
-  for (int i = 0; i < 4; ++i) w[i] = i < lines ? bytes_at(line + i * 64) ^ static_cast<int32_t>(0x80808080) : VecInt{};
+  for (int i = 0; i < 4; ++i) w[i] = i < lines ? load_ints(line + i * 64) ^ static_cast<int32_t>(0x80808080) : VecInt{};
 }
 MMB_OP void load_group(const int4* line, int64_t lines, VecInt (&w)[4]) {
   MMB_UNROLL
   for (int i = 0; i < 2; ++i) {
-    const VecInt pairs = i < lines ? bytes_at(line + i * 64) : VecInt{};
+    const VecInt pairs = i < lines ? load_ints(line + i * 64) : VecInt{};
     w[2 * i] = (pairs & 0x0f0f0f0f) ^ 0x08080808;
     w[2 * i + 1] = (pairs >> 4 & 0x0f0f0f0f) ^ 0x08080808;
   }
@@ -197,11 +192,7 @@ MMB_DOTS MMB_OP void dot_step(Vec (&acc)[MR][NP], const Digits* x, const PanelGr
       for (int d = 0; d < 3; ++d) {
         sums[d] = VecInt{} + x[m].start[d];
         MMB_UNROLL
-        for (int i = 0; i < 4; ++i) {
-          int32_t four;
-          memcpy(&four, x[m].digit[d] + 4 * i, 4);
-          sums[d] = dot(sums[d], bytes[i], VecInt{} + four);
-        }
+        for (int i = 0; i < 4; ++i) sums[d] = dot(sums[d], bytes[i], broadcast_four(x[m].digit[d] + 4 * i));
       }
       const Vec high = __builtin_convertvector(sums[0], Vec),
                 low = __builtin_convertvector((sums[1] << 8) + sums[2], Vec), sum = fma(high, broadcast(65536), low);

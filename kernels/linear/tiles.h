@@ -113,21 +113,20 @@ template <class Unit, int Terms, class Weights>
            line / 16 * height(tile) * 64 * Terms;
   };
   const auto right = [&](int64_t p, int64_t line) { return static_cast<const char*>(w.data) + p * apart + line * 64; };
-  const auto least = [](int64_t a, int64_t b) { return a < b ? a : b; };
   // Of one block: its sums for one tile of tokens, and its lines.
   [[maybe_unused]] float* block_sums = scratch + kNearTiles * kNearPanels * kSums;
   [[maybe_unused]] char* widened = reinterpret_cast<char*>(block_sums + kNearPanels * kSums);
 
   for (int64_t t0 = 0; t0 < tiles.tiles; t0 += kNearTiles) {
-    const int64_t t1 = least(t0 + kNearTiles, tiles.tiles);
+    const int64_t t1 = min_of(t0 + kNearTiles, tiles.tiles);
     for (int64_t p0 = panels.begin; p0 < panels.end; p0 += kNearPanels) {
-      const int64_t p1 = least(p0 + kNearPanels, panels.end), rest = (p1 - p0) % kTileSums,
+      const int64_t p1 = min_of(p0 + kNearPanels, panels.end), rest = (p1 - p0) % kTileSums,
                     groups = ceil_div(p1 - p0, kTileSums);
       const auto sums = [&](int64_t tile, int64_t p) {
         return scratch + ((tile - t0) * kNearPanels + (p - p0)) * kSums;
       };
       for (int64_t first = 0; first < lines; first += block) {
-        const int64_t count = least(block, lines - first), steps = ceil_div(count, 16);
+        const int64_t count = min_of(block, lines - first), steps = ceil_div(count, 16);
         // What comes after this block: the next one, or the first one of the panels after these.
         const bool last = first + block >= lines;
         const int64_t after = last ? 0 : first + block;
@@ -161,7 +160,7 @@ template <class Unit, int Terms, class Weights>
       // To where they belong, but for rows and outputs that do not exist.
       for (int64_t t = t0; t < t1; ++t) {
         for (int64_t p = p0; p < p1; p += kTileSums) {
-          const int64_t width = least(kTileSums, p1 - p) * kPanel, outputs = w.rows - p * kPanel;
+          const int64_t width = min_of(kTileSums, p1 - p) * kPanel, outputs = w.rows - p * kPanel;
           for (int64_t i = 0; i < height(t); ++i)
             memcpy(y + (tiles.begin(t) + i) * y_stride + (p - panels.begin) * kPanel, sums(t, p) + i * width,
                    static_cast<size_t>(4 * (outputs < width ? outputs : width)));
@@ -195,6 +194,16 @@ template <class Unit>
   each_tile<3>([&](auto d) { unit.template store_sum<d>(sums + d * kTileRows * kPanel, 64); });
 }
 
+// sums = what products [digit][16][16] amount to, or sums += that, for `height` rows.
+MMB_OP void add_digits(const int32_t* products, int64_t height, float* sums, bool add) {
+  constexpr int64_t kSums = kTileRows * kPanel;
+  for (int64_t i = 0; i < height * kPanel; i += kLanes) {
+    const auto product = [&](int d) { return __builtin_convertvector(load_ints(products + d * kSums + i), Vec); };
+    const Vec sum = fma(fma(product(0), broadcast(256), product(1)), broadcast(256), product(2));
+    store(sums + i, add ? load(sums + i) + sum : sum);
+  }
+}
+
 // What linear_panels promises, for int8 weights and tokens in digits: three products of bytes, exact in int32, give a block's
 // sums, which add up in f32 and meet their units and scales at the end.
 // Blocking: 8 steps of 64 columns: a tile's digits (24 KB) stay in L1 while the lines of 32 panels (256 KB, in L2) pass by.
@@ -207,17 +216,16 @@ template <class Unit>
   const float* units = packed + tokens * digit_bytes(w.cols) / 4;
   const TokenTiles tiles = unit_tiles(tokens);
   Unit unit(ceil_div(tokens, tiles.tiles));
-  const auto least = [](int64_t a, int64_t b) { return a < b ? a : b; };
   const auto line = [&](int64_t p, int64_t step) {
     return static_cast<const char*>(w.data) + (p * lines + step * 16) * 64;
   };
   for (int64_t t0 = 0; t0 < tiles.tiles; t0 += kNearTiles) {
-    const int64_t t1 = least(t0 + kNearTiles, tiles.tiles);
+    const int64_t t1 = min_of(t0 + kNearTiles, tiles.tiles);
     for (int64_t p0 = panels.begin; p0 < panels.end; p0 += kNearPanels) {
-      const int64_t p1 = least(p0 + kNearPanels, panels.end);
+      const int64_t p1 = min_of(p0 + kNearPanels, panels.end);
       const auto sums = [&](int64_t t, int64_t p) { return scratch + ((t - t0) * kNearPanels + p - p0) * kSums; };
       for (int64_t step = 0; step < steps; step += kSteps) {
-        const int64_t count = least(kSteps, steps - step);
+        const int64_t count = min_of(kSteps, steps - step);
         const bool last = step + kSteps >= steps;
         for (int64_t t = t0; t < t1; ++t) {
           const int64_t begin = tiles.begin(t), height = tiles.begin(t + 1) - begin;
@@ -228,16 +236,7 @@ template <class Unit>
                                         t - t0, t1 - t0, count);
             alignas(64) int32_t products[3][kTileRows][kPanel];
             byte_product(unit, left, height, line(p, step), lines - step * 16, count, ahead, products[0][0]);
-            float* to = sums(t, p);
-            for (int64_t i = 0; i < height * kPanel; i += kLanes) {
-              const auto product = [&](int d) {
-                VecInt v;
-                memcpy(&v, products[d][0] + i, sizeof v);
-                return __builtin_convertvector(v, Vec);
-              };
-              const Vec sum = fma(fma(product(0), broadcast(256), product(1)), broadcast(256), product(2));
-              store(to + i, step > 0 ? load(to + i) + sum : sum);
-            }
+            add_digits(products[0][0], height, sums(t, p), step > 0);
           }
         }
       }
