@@ -36,30 +36,6 @@ MMB_OP Vec load_part(const bf16* p, int part) {
   return columns[part];
 }
 
-// Prefetches a block that is read once: in kStreams places at a time, as the hardware's prefetchers run ahead in each.
-template <int64_t kStreams>
-struct Streams {
-  const char *next, *last;  // the line to prefetch, and where the last stream begins
-  int64_t apart;            // bytes from stream to stream
-
-  // As many lines as `bytes` bytes have.
-  template <int kBytes>
-  MMB_OP void fetch() {
-    MMB_UNROLL
-    for (int i = 0; i < kBytes; i += 64) {
-      __builtin_prefetch(next, 0, 2);
-      next += next < last ? apart : 64 - (kStreams - 1) * apart;
-    }
-  }
-};
-
-// Of all of the memory, of which the first `done` bytes have been fetched.
-template <int64_t kStreams>
-MMB_OP Streams<kStreams> streams(Memory memory, int64_t done) {
-  const int64_t apart = memory.bytes / kStreams, line = done / 64;
-  return {memory.data + line % kStreams * apart + line / kStreams * 64, memory.data + (kStreams - 1) * apart, apart};
-}
-
 // ---- Micro-kernels
 
 // acc[token][v] += key * row for `steps` times kDims dims of the keys (one: the same in all lanes; four: in every four lanes)
@@ -475,11 +451,6 @@ MMB_OP void pack_query_terms(const Rows& rows, const Tile& tile, bf16* packed) {
   }
 }
 
-// All of the memory, over `steps` steps.
-MMB_OP Lines lines(Memory memory, int64_t steps) {
-  return part_of(memory.data, memory.bytes, 0, 1, steps);
-}
-
 // o *= alpha for 16 rows; most blocks change no row's maximum.
 MMB_OP void rescale(const float* alpha, float* o, int64_t o_stride) {
   for (int64_t r = 0; r < kTileRows; ++r, o += o_stride) {
@@ -505,18 +476,19 @@ MMB_OP void unit_rows(const Rows& rows, const Tile& tile, const Loader& loader, 
     const auto* k = static_cast<const bf16*>(block.k);
     const Ahead ahead = loader.ahead(t + count, next);
     pair_values(static_cast<const bf16*>(block.v), block.v_stride, rows.a.dv, count, w.values,
-                lines(ahead.v, round_up(count, kTileColumns) / 2));
+                block_ahead(ahead.v, round_up(count, kTileColumns) / 2));
+    const int64_t score_steps = ceil_div(count, 3 * kTileRows) * steps,
+                  mix_steps = dim_groups * ceil_div(count, kTileColumns);
+    BlockAhead k_ahead = block_ahead(ahead.k, row_tiles * (score_steps + mix_steps));
     for (int64_t r = 0; r < row_tiles; ++r) {
       const int64_t row = r * kTileRows, visible = min_of(count, w.limit[row + kTileRows - 1] - t);
       if (visible <= 0) continue;
       const int64_t token_tiles = ceil_div(visible, kTileRows), value_steps = ceil_div(visible, kTileColumns);
-      const Memory k_ahead = part(ahead.k, r, row_tiles), early = part(k_ahead, 0, 2), late = part(k_ahead, 1, 2);
       for (int64_t i = 0; i < token_tiles; i += 3) {
-        const int64_t index = i / 3, groups = ceil_div(token_tiles, 3);
         with_tiles<3>(min_of(3, token_tiles - i), [&](auto tiles) {
           unit_scores<Unit, tiles>(unit, q + r * steps * kQueryTerms * kTileElements, steps,
                                    k + i * kTileRows * block.k_stride, block.k_stride, w.s + i * kTileRows * kTileRows,
-                                   lines(part(early, index, groups), steps));
+                                   k_ahead);
         });
       }
       for (int64_t i = 0; i < kTileRows; i += kLanes)
@@ -530,8 +502,7 @@ MMB_OP void unit_rows(const Rows& rows, const Tile& tile, const Loader& loader, 
       for (int64_t i = 0; i < dim_tiles; i += kTileSums)
         with_tiles<kTileSums>(min_of(kTileSums, dim_tiles - i), [&](auto tiles) {
           unit_mix<Unit, tiles>(unit, w.weights, w.values + i * kTileElements, dim_tiles * kTileElements, value_steps,
-                                o + i * kTileRows, rows.o_stride,
-                                lines(part(late, i / kTileSums, dim_groups), value_steps));
+                                o + i * kTileRows, rows.o_stride, k_ahead);
         });
     }
   }

@@ -28,7 +28,7 @@ MMB_OP void pair_up(VecBits first, VecBits second, Vec& a, Vec& b) {
 // Values of `count` tokens as right operands, [step of 32 tokens][tile of 16 dims][16 pairs][16][2]; tokens that are not
 // there are zero.
 [[gnu::noinline, maybe_unused]] void pair_values(const bf16* v, int64_t stride, int64_t dv, int64_t count, bf16* out,
-                                                 Lines ahead) {
+                                                 BlockAhead ahead) {
   const int64_t dim_tiles = ceil_div(dv, kTileRows);
   const auto pair_rows = [&](int64_t t, const auto& first, const auto& second) {
     ahead.fetch();
@@ -58,7 +58,7 @@ MMB_OP void pair_up(VecBits first, VecBits second, Vec& a, Vec& b) {
 // Scores of up to 3 tiles of 16 tokens and 16 rows: s[token][16]. `q` is [step][term][16 pairs][16 rows][2].
 template <class Unit, int Tiles>
 [[gnu::noinline]] void unit_scores(Unit& unit, const bf16* q, int64_t steps, const bf16* k, int64_t k_stride, float* s,
-                                   Lines ahead) {
+                                   BlockAhead& ahead) {
   const int64_t bytes = k_stride * 2;
   each_tile<Tiles>([&](auto i) { unit.template zero<i>(); });
   for (int64_t step = 0; step < steps; ++step) {
@@ -99,7 +99,7 @@ template <class Unit, int Tiles>
 // o += weights * values for 16 rows and up to 4 tiles of 16 dims; `apart`: elements of v from step to step.
 template <class Unit, int Tiles>
 [[gnu::noinline]] void unit_mix(Unit& unit, const bf16* weights, const bf16* v, int64_t apart, int64_t steps, float* o,
-                                int64_t o_stride, Lines ahead) {
+                                int64_t o_stride, BlockAhead& ahead) {
   each_tile<Tiles>([&](auto i) { unit.template load_sum<i>(o + i * kTileRows, o_stride * 4); });
   for (int64_t step = 0; step < steps; ++step) {
     ahead.fetch();

@@ -20,13 +20,13 @@ class TileDots {
   template <int N>
   MMB_OP void scores(const int8_t* q, int64_t apart, int64_t dims, const uint8_t* keys, int64_t stride,
                      const int32_t* start, int64_t tokens, int32_t* sums, Memory ahead) {
-    const int64_t tiles = ceil_div(tokens, kTileRows), groups = ceil_div(tiles, 3), steps = dims / kWide;
+    const int64_t tiles = ceil_div(tokens, kTileRows), steps = dims / kWide;
+    BlockAhead lines = block_ahead(ahead, ceil_div(tiles, 3) * N * steps);
     for (int64_t i = 0; i < tiles; i += 3)
       with_tiles<3>(min_of(3, tiles - i), [&](auto n) {
         for (int64_t j = 0; j < N; ++j)
           score_tiles<n>(unit_, q + j * apart, steps, keys + i * kTileRows * stride, stride, start + j * kLine,
-                         sums + j * kSums + i * kTileRows * kLine,
-                         part_of(ahead.data, ahead.bytes, i / 3 * N + j, groups * N, steps));
+                         sums + j * kSums + i * kTileRows * kLine, lines);
       });
   }
 
@@ -62,7 +62,7 @@ class TileDots {
 
   template <int N>
   [[gnu::noinline]] static void score_tiles(Unit& unit, const int8_t* q, int64_t steps, const uint8_t* keys,
-                                            int64_t stride, const int32_t* start, int32_t* sums, Lines ahead) {
+                                            int64_t stride, const int32_t* start, int32_t* sums, BlockAhead& ahead) {
     each_tile<N>([&](auto i) { unit.template load_sum<i>(start, 0); });
     for (int64_t step = 0; step < steps; ++step) {
       ahead.fetch();
