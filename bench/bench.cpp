@@ -140,6 +140,10 @@ bool Suite::selected(Impl impl) const {
   return impl == fastest_impl();
 }
 
+std::vector<DType> Suite::caches(const Model& model) const {
+  return model.is_mla() ? selection_.caches : std::vector<DType>{DType::bf16};
+}
+
 std::vector<int64_t> Suite::shortest(int64_t batch, int64_t new_tokens, int64_t context) const {
   std::vector<int64_t> all = {0};
   const int64_t parts = choose<int64_t>({}, {.smoke = {8}, .quick = {1}, .full = {8}}).front();

@@ -96,6 +96,9 @@ class Suite {
   // The shortest sequence's context in a batch: 0 where all are alike, and uneven ones.
   std::vector<int64_t> shortest(int64_t batch, int64_t new_tokens, int64_t context) const;
 
+  // Types of its cache: those with scales are of latents.
+  std::vector<DType> caches(const Model& model) const;
+
   // How the tokens of a model with experts choose them; uniformly where nothing says otherwise.
   std::vector<Routing> routings(const Model& model, const ByProfile<Routing>& values = {
                                                         {Routing{}}, {Routing{}}, {Routing{}}, {Routing{}}});

@@ -14,9 +14,11 @@ void register_decode_step(Suite& suite) {
     const auto new_tokens = suite.new_tokens({.smoke = {1, 2}, .model = {1, 2, 4}});
     const auto add = [&](const Model& model, int64_t batch, int64_t q, int64_t context) {
       const int64_t length = std::max(context, q);  // a step sees its own tokens at the least
-      for (const Routing& routing : suite.routings(model))
-        add_whole_model<DecodeStep, reference::decode_step<double>>(
-            suite, model, [&](int64_t layers) { return DecodeStep::shape(model, layers, batch, q, length, routing); });
+      for (DType cache : suite.caches(model))
+        for (const Routing& routing : suite.routings(model))
+          add_whole_model<DecodeStep, reference::decode_step<double>>(suite, model, [&](int64_t layers) {
+            return DecodeStep::shape(model, layers, batch, q, length, routing, cache);
+          });
     };
     for (int64_t batch : suite.batches({.smoke = {2}, .model = {1, 8}})) {
       for (int64_t context : contexts) {

@@ -15,10 +15,12 @@ void register_decoder_layer(Suite& suite) {
           for (int64_t batch : suite.batches({.smoke = {2}, .quick = {1}, .full = {1, 8, 32}}))
             for (int64_t context : suite.contexts({.smoke = {33}, .quick = {4096}, .full = {1024, 4096, 16384}}))
               for (int64_t new_tokens : suite.new_tokens({.smoke = {1, 17}, .quick = {1}, .full = {1}}))
-                for (const Routing& routing : suite.routings(model))
-                  suite.add<DecoderLayer, reference::decoder_layer<double>>(
-                      model, DecoderLayer::shape(model, model.need(&Model::num_hidden_layers) - 1, batch, new_tokens,
-                                                 new_tokens == 1 ? context : context + new_tokens, 0, routing));
+                for (DType cache : suite.caches(model))
+                  for (const Routing& routing : suite.routings(model))
+                    suite.add<DecoderLayer, reference::decoder_layer<double>>(
+                        model,
+                        DecoderLayer::shape(model, model.need(&Model::num_hidden_layers) - 1, batch, new_tokens,
+                                            new_tokens == 1 ? context : context + new_tokens, 0, routing, cache));
       });
 }
 

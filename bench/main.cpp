@@ -18,8 +18,8 @@ constexpr int kWrongResult = 1, kBadInput = 2;
 
 // Flags as typed; empty: not given.
 struct Flags {
-  std::string profile = "quick", models, batches, contexts, new_tokens, dtypes, threads, impls, ops, filter, row,
-              memory, skews, overlaps, traces;
+  std::string profile = "quick", models, batches, contexts, new_tokens, dtypes, caches, threads, impls, ops, filter,
+              row, memory, skews, overlaps, traces;
   std::string min_time, repetitions, seed = "1", out, alias, usd_per_hour;
 };
 
@@ -48,6 +48,8 @@ void add_selection_flags(CLI::App& command, Flags& flags) {
   command.add_option("--trace", flags.traces, "routing: files of the experts chosen, a token a line");
   command.add_option("--dtype", flags.dtypes,
                      "storage of weights and caches: f32, bf16, fp8, int8, int4 (default bf16; model: bf16,int8)");
+  command.add_option("--cache-dtype", flags.caches,
+                     "storage of cached latents in decoding: bf16 (f32 beside f32 weights), fp8, int8 (default bf16)");
   command.add_option("--threads", flags.threads, "1, all or both (default all, and 1 for the headline rows)");
   command.add_option(
       "--impl", flags.impls,
@@ -76,6 +78,7 @@ Selection selection_of(const Flags& flags) {
     selection.dtypes = {kPlainTypes.begin(), kPlainTypes.end()};
   else if (selection.profile == Profile::model)
     selection.dtypes = {DType::bf16, DType::int8};
+  if (!flags.caches.empty()) selection.caches = parse_caches("--cache-dtype", flags.caches);
   if (!flags.threads.empty()) selection.threads = parse_threads(flags.threads);
   if (!flags.impls.empty()) selection.impls = parse_impls(flags.impls);
   if (!flags.filter.empty()) selection.filter = parse_regex("--filter", flags.filter);

@@ -15,9 +15,11 @@ void register_mla_decode(Suite& suite) {
                suite.contexts({.smoke = {2, 133}, .quick = {1024, 4096}, .full = {1024, 4096, 16384, 32768}}))
             for (int64_t new_tokens : suite.new_tokens({.smoke = {1, 2}, .quick = {1}, .full = {1, 2}}))
               for (int64_t shortest : suite.shortest(batch, new_tokens, context))
-                suite.add<MlaDecode, reference::mla_decode<double>>(
-                    model, MlaDecode::shape(model, batch, new_tokens, context, shortest),
-                    {.headline = context == 4096 && model.name == "DeepSeek-V3" ? "absorbed" : ""});
+                for (DType cache : suite.caches(model))
+                  suite.add<MlaDecode, reference::mla_decode<double>>(
+                      model, MlaDecode::shape(model, batch, new_tokens, context, shortest, cache),
+                      {.headline = context == 4096 && model.name == "DeepSeek-V3" ? "absorbed" : "",
+                       .algo = is_scaled(cache) ? "absorbed" : ""});
       });
 }
 

@@ -11,8 +11,11 @@ void register_mla_layer(Suite& suite) {
     for (int64_t batch : suite.batches({.smoke = {2}, .quick = {1}, .full = {1, 32}}))
       for (int64_t context : suite.contexts({.smoke = {33}, .quick = {4096}, .full = {4096}}))
         for (int64_t new_tokens : suite.new_tokens({.smoke = {1, 17}, .quick = {1}, .full = {1}}))
-          suite.add<MlaLayer, reference::mla_layer_absorbed<double>>(
-              model, MlaLayer::shape(model, batch, new_tokens, new_tokens == 1 ? context : context + new_tokens));
+          for (DType cache : suite.caches(model))
+            suite.add<MlaLayer, reference::mla_layer_absorbed<double>>(
+                model,
+                MlaLayer::shape(model, batch, new_tokens, new_tokens == 1 ? context : context + new_tokens, 0, cache),
+                {.algo = is_scaled(cache) ? "absorbed" : ""});
   });
 }
 

@@ -11,8 +11,9 @@ void register_mla_project(Suite& suite) {
                          if (!model.is_mla()) return;
                          for (int64_t batch : suite.batches({.smoke = {1, 3}, .quick = {1}, .full = {1, 8, 32, 128}}))
                            for (int64_t new_tokens : suite.new_tokens({.smoke = {1, 2}, .quick = {1}, .full = {1}}))
-                             suite.add<MlaProject, reference::mla_project<double>>(
-                                 model, MlaProject::shape(model, batch, new_tokens, new_tokens));
+                             for (DType cache : suite.caches(model))
+                               suite.add<MlaProject, reference::mla_project<double>>(
+                                   model, MlaProject::shape(model, batch, new_tokens, new_tokens, cache));
                        });
 }
 

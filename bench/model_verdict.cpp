@@ -17,6 +17,7 @@ namespace {
 struct Step {
   const Result* result;
   std::string routing;                // empty: of a model without experts
+  std::string cache;                  // empty: plain
   int64_t batch, new_tokens, cached;  // cached: context of a decode step, past of a prefill
   int64_t layers;
   double seconds() const {  // of the whole model
@@ -25,14 +26,19 @@ struct Step {
   double tokens_per_second() const { return result->counters.at("model_tokens_per_second"); }
 };
 
+std::string cache_of(const std::string& key) {
+  const size_t at = key.find("/cache:");
+  return at == std::string::npos ? "" : key.substr(at + 7, key.find('/', at + 1) - at - 7);
+}
+
 std::vector<Step> steps(std::span<const Result> results, const std::string& op) {
   std::vector<Step> all;
   for (const Result& r : results) {
     if (r.name.op != op || !r.error.empty() || r.name.threads != "all") continue;
     const size_t routing = r.name.key.find("routing:");
-    all.push_back({&r, routing == std::string::npos ? "" : r.name.key.substr(routing), *key_value(r.name.key, "batch"),
-                   *key_value(r.name.key, "q"), *key_value(r.name.key, op == "decode_step" ? "ctx" : "past"),
-                   *key_value(r.name.key, "layers")});
+    all.push_back({&r, routing == std::string::npos ? "" : r.name.key.substr(routing), cache_of(r.name.key),
+                   *key_value(r.name.key, "batch"), *key_value(r.name.key, "q"),
+                   *key_value(r.name.key, op == "decode_step" ? "ctx" : "past"), *key_value(r.name.key, "layers")});
   }
   return all;
 }
@@ -181,18 +187,20 @@ double crossover(const ContextFit& a, const ContextFit& b) {
 
 void print_whole_models(const Suite& suite, std::span<const Result> results, const Price& price, std::ostream& out) {
   const std::vector<Step> all_decodes = steps(results, "decode_step"), all_prefills = steps(results, "prefill_step");
-  // Models as published, in each type and with each routing.
-  std::vector<std::array<std::string, 3>> seen;
+  // Models as published, in each type, with each routing and each cache.
+  std::vector<std::array<std::string, 4>> seen;
   for (const auto* all : {&all_decodes, &all_prefills})
     for (const Step& s : *all) {
-      const std::array<std::string, 3> key{s.result->name.model, s.result->name.dtype, s.routing};
+      const std::array<std::string, 4> key{s.result->name.model, s.result->name.dtype, s.routing, s.cache};
       if (key[0].find('~') == std::string::npos && std::find(seen.begin(), seen.end(), key) == seen.end())
         seen.push_back(key);
     }
   for (const auto& key : seen) {
-    const auto &model = key[0], &dtype = key[1], &routing = key[2];
+    const auto &model = key[0], &dtype = key[1], &routing = key[2], &cache = key[3];
     const auto routed = [&](std::vector<Step> all) {
-      std::erase_if(all, [&](const Step& s) { return s.routing != routing && !s.routing.empty(); });
+      std::erase_if(all, [&](const Step& s) {
+        return (s.routing != routing && !s.routing.empty()) || (s.cache != cache && s.result->name.model == model);
+      });
       return all;
     };
     const std::vector<Step> decodes = routed(all_decodes), prefills = routed(all_prefills);
@@ -206,9 +214,12 @@ void print_whole_models(const Suite& suite, std::span<const Result> results, con
     std::set<int64_t> layers;
     for (const auto* own : {&decode_lines, &prefill_lines})
       for (const Step* s : *own) layers.insert(s->layers);
-    out << "\nWhole " << model << ", " << dtype << " weights, " << (dtype == "f32" ? "f32" : "bf16") << " cache, "
-        << (routing.empty() ? "" : routing + ", ") << results.front().name.impl << " kernels (" << *layers.begin()
-        << (layers.size() > 1 ? " to " + std::to_string(*layers.rbegin()) : "") << " of "
+    out << "\nWhole " << model << ", " << dtype << " weights, "
+        << (!cache.empty()   ? cache
+            : dtype == "f32" ? "f32"
+                             : "bf16")
+        << " cache, " << (routing.empty() ? "" : routing + ", ") << results.front().name.impl << " kernels ("
+        << *layers.begin() << (layers.size() > 1 ? " to " + std::to_string(*layers.rbegin()) : "") << " of "
         << suite.model(model).num_hidden_layers
         << " layers were run; * where some were not, which count as long as those of their kind)\n";
     if (!decode_lines.empty()) {

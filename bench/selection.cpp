@@ -98,6 +98,15 @@ std::vector<DType> parse_dtypes(const std::string& text) {
                            });
 }
 
+std::vector<DType> parse_caches(const std::string& flag, const std::string& text) {
+  return parse_list<DType>(flag, text, "bf16, fp8 or int8, separated by commas",
+                           [](const std::string& word, DType& value) {
+                             for (DType dtype : {DType::bf16, DType::fp8, DType::int8})
+                               if (word == name(dtype)) return value = dtype, true;
+                             return false;
+                           });
+}
+
 std::vector<Impl> parse_impls(const std::string& text) {
   std::string expected = "reference";
   for (Impl impl : impls()) expected += std::string(", ") + name(impl);
@@ -260,6 +269,7 @@ void select_row(Selection& selection, const std::string& name) {
     if (key == "ctx" || key == "past") selection.contexts = parse_counts("--row: " + key, longest(), 0);
     if (key == "routing") select_routing(selection, value);
     if (key == "overlap") selection.overlaps = parse_numbers("--row: " + key, value, 1);
+    if (key == "cache") selection.caches = parse_caches("--row: " + key, value);
     if (key == "q") selection.new_tokens = parse_counts("--row: " + key, value, 1);
   }
 }

@@ -23,8 +23,9 @@ struct Selection {
   std::vector<double> skews, overlaps;  // each with each
   std::vector<std::string> traces;      // files, beside these
   std::vector<DType> dtypes = {DType::bf16};
-  std::vector<Impl> impls;       // empty: the fastest level, and in the full profile every fma_peak
-  std::vector<Threads> threads;  // empty: all, and one for the headline rows
+  std::vector<DType> caches = {DType::bf16};  // of latents; plain: as the weights have it
+  std::vector<Impl> impls;                    // empty: the fastest level, and in the full profile every fma_peak
+  std::vector<Threads> threads;               // empty: all, and one for the headline rows
   std::optional<std::regex> filter;
   std::string row;      // only the row of this name
   int64_t memory = 0;   // bytes that the run may use; 0: what the profile says
@@ -37,6 +38,7 @@ struct Selection {
 Profile parse_profile(const std::string& text);
 std::vector<std::string> parse_words(const std::string& flag, const std::string& text);
 std::vector<DType> parse_dtypes(const std::string& text);
+std::vector<DType> parse_caches(const std::string& flag, const std::string& text);
 std::vector<Impl> parse_impls(const std::string& text);
 std::vector<Threads> parse_threads(const std::string& text);
 std::regex parse_regex(const std::string& flag, const std::string& text);

@@ -50,10 +50,10 @@ void add_attention(Suite& suite, const Model& model, const AttentionLayer::Shape
 void add_mla(Suite& suite, const Model& model, const MlaLayer::Shape& s, DType dtype, const std::string& algo) {
   const Suite::Choice in_dtype{.dtypes = {dtype}};
   suite.add<MlaProject, reference::mla_project<double>>(
-      model, MlaProject::shape(model, s.batch, s.new_tokens, s.context), in_dtype);
+      model, MlaProject::shape(model, s.batch, s.new_tokens, s.context, s.cache), in_dtype);
   const MlaDecode::Shape core{
-      s.batch,        s.new_tokens,       s.context,          s.shortest,  s.num_attention_heads,
-      s.kv_lora_rank, s.qk_nope_head_dim, s.qk_rope_head_dim, s.v_head_dim};
+      s.batch,        s.new_tokens,       s.context,          s.shortest,   s.num_attention_heads,
+      s.kv_lora_rank, s.qk_nope_head_dim, s.qk_rope_head_dim, s.v_head_dim, s.cache};
   if (s.new_tokens == 1)
     suite.add<MlaDecode, reference::mla_decode<double>>(
         model, core, {.dtypes = {dtype}, .algo = algo == "expanded" ? "reexpanded" : algo});

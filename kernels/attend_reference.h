@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "mmb/latent_attention.h"
 #include "mmb/sequences.h"
 #include "reference.h"
 
@@ -17,6 +18,15 @@ inline View view(const Sequences& s, int64_t n) {
   int64_t b = 0;
   while (n >= s.first[b + 1]) ++b;
   return {b, s.context[b] - (s.first[b + 1] - 1 - n)};
+}
+
+// The first n elements of token `t` of a cache of such rows.
+template <class S>
+Vector<S> latent_row(const LatentRow& row, const void* cache, int64_t t, int64_t n) {
+  const char* data = static_cast<const char*>(cache) + t * row.bytes();
+  Vector<S> v(n);
+  for (int64_t i = 0; i < n; ++i) v[i] = S(row.at(data, i));
+  return v;
 }
 
 // Softmax of the scores in plain double: its operations are not counted.

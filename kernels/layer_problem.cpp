@@ -4,13 +4,12 @@
 
 namespace mmb {
 
-ArenaCache::ArenaCache(Arena& arena, const Sequences& sequences, int64_t heads, int64_t capacity, int64_t width,
-                       DType dtype)
+ArenaCache::ArenaCache(Arena& arena, const Sequences& sequences, int64_t heads, int64_t capacity, int64_t row_bytes)
     : arena_(arena),
       sequences_(sequences),
       heads_(heads),
       capacity_(capacity),
-      row_bytes_(width * size_of(dtype)),
+      row_bytes_(row_bytes),
       kept_(sequences.first[sequences.batch] * heads * row_bytes_) {
   next();
 }
@@ -61,7 +60,8 @@ Buffer<double> plain_inv_freq(int64_t dims) {
 }
 
 double layer_tolerance(DType dtype, int64_t dims) {
-  return 1024 * 0x1p-24 + (dtype == DType::bf16 ? 0x1p-6 / std::sqrt(static_cast<double>(dims)) : 0);
+  const double step = dtype == DType::bf16 ? 0x1p-7 : dtype == DType::int8 ? 0x1p-5 : dtype == DType::fp8 ? 0x1p-3 : 0;
+  return 1024 * 0x1p-24 + 2 * step / std::sqrt(static_cast<double>(dims));
 }
 
 }  // namespace mmb

@@ -143,7 +143,8 @@ class Evidence:
             raise Lacking(f"the account of {model} ({figure}), which newer programs keep in the file",
                           "bench_mla run") from None
 
-    def rows(self, op, algo=None, model=None, **keys):
+    def rows(self, op, algo=None, model=None, cache=None, **keys):
+        keys["cache"] = cache  # a plain one where nothing is said
         return [row for row in self._rows if row.op == op and algo in (None, row.algo) and model in (None, row.model)
                 and all(row.keys.get(key) == (None if value is None else str(value)) for key, value in keys.items())]
 

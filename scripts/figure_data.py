@@ -115,8 +115,9 @@ class View:
     impl: str
 
     def select(self, threads="all", **parts):
+        """Of caches with scales only where `cache` says so."""
         rows = self.result.select(dtype=self.dtype, impl=self.impl, threads=threads, **parts)
-        return [row for row in rows if row.base_model == self.model]
+        return [row for row in rows if row.base_model == self.model and row.keys.get("cache") == parts.get("cache")]
 
     def rows(self, op, counterfactual="", **parts):
         return [row for row in self.select(op=op, **parts) if row.counterfactual == counterfactual]

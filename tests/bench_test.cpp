@@ -181,6 +181,7 @@ TEST(Flags, PeersAreTheFastestLevelAndTheLibraries) {
 TEST(Flags, WordsThatAreNotKnownAreRefused) {
   EXPECT_THROW(parse_profile("fast"), Error);
   EXPECT_THROW(parse_dtypes("f16"), Error);
+  EXPECT_THROW(parse_caches("--cache-dtype", "f32"), Error);
   EXPECT_THROW(parse_impls("avx2,"), Error);
   EXPECT_THROW(parse_threads("2"), Error);
   EXPECT_THROW(parse_regex("--filter", "("), Error);
@@ -195,6 +196,7 @@ TEST(Rows, ARowIsFoundByItsNameWhateverTheProfile) {
     selection.profile = profile;
     selection.impls = {levels().front()};
     selection.memory = int64_t{128} << 20;
+    selection.caches = {DType::bf16, DType::fp8, DType::int8};
     Suite all(selection);
     all.add_rows();
     ASSERT_FALSE(all.rows().empty());

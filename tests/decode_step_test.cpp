@@ -8,15 +8,29 @@
 namespace mmb {
 namespace {
 
-DecodeStep::Shape tiny(const std::string& model_name, int64_t new_tokens, int64_t context) {
+DecodeStep::Shape tiny(const std::string& model_name, int64_t new_tokens, int64_t context, DType cache = DType::bf16) {
   const Model model = load_model(model_name);
-  return DecodeStep::shape(model, model.num_hidden_layers, 2, new_tokens, context);
+  return DecodeStep::shape(model, model.num_hidden_layers, 2, new_tokens, context, {}, cache);
 }
 
 TEST(DecodeStep, KernelsMatchReference) {
   for (const char* model : {"tiny-mla-moe", "tiny-mla-moe~gqa8", "tiny-mla-moe~dense_active"})
     for (int64_t new_tokens : {1, 3})
       expect_kernels_match_reference<DecodeStep, reference::decode_step<double>>(tiny(model, new_tokens, 21));
+}
+
+TEST(DecodeStep, ScaledCachesMatchReference) {
+  for (DType cache : {DType::fp8, DType::int8})
+    expect_kernels_match_reference<DecodeStep, reference::decode_step<double>>(tiny("tiny-mla-moe", 2, 21, cache));
+}
+
+// DeepSeek-V3's fp8 cache: 656 bytes a token and layer, 40,016 a token; of the context's tokens, and of the new one, which is
+// written.
+TEST(DecodeStep, BytesOfDeepSeekV3sFp8Cache) {
+  const Model model = load_model("DeepSeek-V3");
+  const auto shape = DecodeStep::shape(model, model.num_hidden_layers, 1, 1, 4096, {}, DType::fp8);
+  EXPECT_EQ(DecodeStep::cost(shape, DType::fp8, "").kv_bytes, 40016. * 4097);
+  EXPECT_EQ(DecodeStep::key(shape), "batch:1/q:1/ctx:4096/cache:fp8/layers:61/routing:uniform");
 }
 
 // The step is its layers, a norm and a head, to the last bit.
@@ -112,10 +126,11 @@ TEST(DecodeStep, ResidentBytesAreThoseAllocated) {
   layer.mla_layer = {2, 1, 64, 0, H, 4, 128, 128, 128, 128, 128};
   layer.moe_layer.router = {2, H, 8, 3, 1, 1, MoeRouter::Scoring::sigmoid, MoeRouter::GroupScore::maximum, true, 1};
   layer.moe_layer.experts = {2, H, 128, 8, 3, 128};
-  const DecodeStep::Shape shape{2, 1, 64, H, 512, false, {layer, layer}, 0, 2};
   // Slices begin at lines, and vectors (norms, the router's bias) are not the arena's.
   const auto aligned = [](double bytes) { return std::abs(bytes) < 64 * 200; };
   for (DType dtype : kWeightTypes) {
+    layer.mla_layer.cache = dtype == DType::int4 ? DType::bf16 : dtype;
+    const DecodeStep::Shape shape{2, 1, 64, H, 512, false, {layer, layer}, 0, 2};
     const int64_t before = test_arena().taken();
     const DecodeStep::Problem problem(shape, dtype, "composed", test_arena(), 3);
     const auto taken = static_cast<double>(test_arena().taken() - before);

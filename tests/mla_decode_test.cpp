@@ -12,6 +12,18 @@ TEST(MlaDecode, KernelsMatchReference) {
       mla_small(2, 3, 50));  // speculative decoding
 }
 
+// Latents with scales, of whole and of cut blocks of them.
+TEST(MlaDecode, AbsorbedReadsScaledCaches) {
+  for (DType cache : {DType::fp8, DType::int8})
+    for (MlaDecode::Shape shape : mla_ladder(1)) {
+      shape.cache = cache;
+      expect_chosen_match_reference<MlaDecode, reference::mla_decode<double>>(
+          shape, 7, [](const auto& kernel) { return std::string_view(kernel.algo) == "absorbed"; });
+      for (const char* algo : {"expanded", "reexpanded"})
+        EXPECT_THROW(MlaDecode::Problem(shape, DType::bf16, algo, test_arena(), 7), Error);
+    }
+}
+
 TEST(MlaDecode, EveryAlgoGivesTheSame) {
   for (DType dtype : {DType::f32, DType::bf16})
     for (const MlaCase& c : {MlaCase({1}, {1}, dtype), MlaCase({1, 1, 1}, {130, 7, 64}, dtype)})
@@ -31,7 +43,7 @@ TEST(MlaDecode, FlopsAreCounted) {
 // DeepSeek-V3: 16,990.2 kFLOP absorbed and 4,997.1 expanded per cached token and 61 layers (278.5 and 81.9 a layer);
 // 70,272 bytes of cache against 4,997,120.
 TEST(MlaDecode, CostsOfDeepSeekV3) {
-  const MlaDecode::Shape longer{1, 1, 4096, 0, 128, 512, 128, 64, 128};
+  MlaDecode::Shape longer{1, 1, 4096, 0, 128, 512, 128, 64, 128};
   MlaDecode::Shape shorter = longer;
   shorter.context = 4095;
   const auto step = [&](const char* algo, auto member) {
@@ -42,6 +54,10 @@ TEST(MlaDecode, CostsOfDeepSeekV3) {
   EXPECT_EQ(61 * step("absorbed", &Cost::kv_bytes), 70272);
   EXPECT_EQ(61 * step("expanded", &Cost::kv_bytes), 4997120);
   EXPECT_EQ(MlaDecode::cost(longer, DType::bf16, "absorbed").weight_bytes, 33554432);
+  for (const auto& [cache, bytes] : {std::pair{DType::fp8, 656}, std::pair{DType::int8, 584}}) {
+    longer.cache = shorter.cache = cache;
+    EXPECT_EQ(61 * step("absorbed", &Cost::kv_bytes), 61 * bytes);
+  }
 }
 
 }  // namespace

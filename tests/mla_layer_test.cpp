@@ -23,6 +23,16 @@ TEST(MlaLayer, KernelsMatchReference) {
     expect_kernels_match_reference<MlaLayer, reference::mla_layer_absorbed<double>>(shape);
 }
 
+TEST(MlaLayer, AbsorbedReadsAndAppendsToScaledCaches) {
+  for (DType cache : {DType::fp8, DType::int8})
+    for (MlaLayer::Shape shape : shapes()) {
+      shape.cache = cache;
+      expect_chosen_match_reference<MlaLayer, reference::mla_layer_absorbed<double>>(
+          shape, 7, [](const auto& kernel) { return std::string_view(kernel.algo) == "absorbed"; });
+      EXPECT_THROW(MlaLayer::Problem(shape, DType::bf16, "expanded", test_arena(), 7), Error);
+    }
+}
+
 TEST(MlaLayer, ReferencesAgree) {
   for (const auto& shape : shapes()) {
     MlaLayer::Problem problem(shape, DType::f32, "expanded", test_arena(), 3);

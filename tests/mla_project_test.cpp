@@ -51,6 +51,14 @@ TEST(MlaProject, KernelsMatchReference) {
   expect_kernels_match_reference<MlaProject, reference>({2, 1, 3, 2048, 16, 0, 512, 128, 64});  // DeepSeek-V2-Lite
 }
 
+TEST(MlaProject, ScaledCachesMatchReference) {
+  for (DType cache : {DType::fp8, DType::int8})
+    for (MlaProject::Shape shape : {small(3, 2, 7, 20), MlaProject::Shape{2, 1, 3, 2048, 16, 0, 512, 128, 64}}) {
+      shape.cache = cache;
+      expect_kernels_match_reference<MlaProject, reference::mla_project<double>>(shape);
+    }
+}
+
 // Uneven prompts appended to uneven caches: each sequence alone gives the same, and rows that are not new stay as they
 // are.
 TEST(MlaProject, SequencesAreIndependent) {

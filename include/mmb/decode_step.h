@@ -46,7 +46,7 @@ struct DecodeStep {
 
   // The model's first layer of each kind, then the others in order, `layers` in all.
   static Shape shape(const Model& model, int64_t layers, int64_t batch, int64_t new_tokens, int64_t context,
-                     const Routing& routing = {});
+                     const Routing& routing = {}, DType cache = DType::bf16);
   static std::string key(const Shape& shape);
   static std::string layers_key(const Shape& shape);  // its end, which is prefill_step's too
   static std::vector<Component> parts(const Shape& shape, DType dtype,

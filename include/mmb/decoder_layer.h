@@ -44,9 +44,9 @@ struct DecoderLayer {
     float* y;
   };
 
-  // MLA in the algo that takes fewer FLOPs.
+  // MLA in the algo that takes fewer FLOPs; over a cache with scales absorbed.
   static Shape shape(const Model& model, int64_t layer, int64_t batch, int64_t new_tokens, int64_t context,
-                     int64_t shortest = 0, const Routing& routing = {});
+                     int64_t shortest = 0, const Routing& routing = {}, DType cache = DType::bf16);
   static std::string key(const Shape& shape);
   static std::vector<Component> parts(const Shape& shape, DType dtype);  // of its ops, one by one
   static Cost cost(const Shape& shape, DType dtype, std::string_view algo);

@@ -45,6 +45,8 @@ struct LatentRow {
   double at(const void* row, int64_t index) const;
   void store(const float* values, void* row) const;
 };
+// What the key of a row says of such a cache: "/cache:int8"; of plain ones nothing.
+std::string cache_key(DType cache);
 
 struct LatentAttention {
   static constexpr const char* name = "latent_attention";

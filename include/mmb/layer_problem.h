@@ -5,11 +5,11 @@
 
 namespace mmb {
 
-// A cache [B, heads, capacity, width] of the arena's bytes. A layer fills the slots of the new tokens; what they held
+// A cache [B, heads, capacity] of rows of the arena's bytes. A layer fills the slots of the new tokens; what they held
 // is put back before the bytes go to others, since the halves of an f32 are not bf16 of a sensible size.
 class ArenaCache {
  public:
-  ArenaCache(Arena& arena, const Sequences& sequences, int64_t heads, int64_t capacity, int64_t width, DType dtype);
+  ArenaCache(Arena& arena, const Sequences& sequences, int64_t heads, int64_t capacity, int64_t row_bytes);
   ~ArenaCache() { restore(); }
   ArenaCache(const ArenaCache&) = delete;
 
@@ -37,9 +37,9 @@ Buffer<int64_t> positions_of(const Sequences& sequences);
 // Rotary frequencies of `dims` dims, without scaling.
 Buffer<double> plain_inv_freq(int64_t dims);
 
-// Errors of a layer's output: f32 accumulation through several matrices and a softmax of scores of size 10; and in bf16
-// a new key or value between two of the cache's may be rounded to either, 1 in 2^7 apart, one of `dims` terms of a
-// score.
+// Errors of a layer's output: f32 accumulation through several matrices and a softmax of scores of size 10; and a new key
+// or value between two of the cache's may be rounded to either, one of `dims` terms of a score: in bf16 1 in 2^7 apart, in
+// fp8 1 in 2^3, in int8 1 in 2^5 of what is a quarter of the largest.
 double layer_tolerance(DType dtype, int64_t dims);
 
 }  // namespace mmb

@@ -5,14 +5,14 @@
 //   absorbed    W_UK and W_UV leave the sum: q_latent = W_UK[h]^T q_nope attends to the latents, W_UV[h] ends it
 //   reexpanded  k and v are made from the cached latents in every step: what absorption saves
 //   expanded    k and v are the cache: dense attention, with the cache that MLA saves
-// Shapes  q [N, heads, dn+D] f32 · cache [B, capacity, R+D], k [B, heads, capacity, dn+D],
+// Shapes  q [N, heads, dn+D] f32 · cache [B, capacity] rows of LatentRow, k [B, heads, capacity, dn+D],
 //         v [B, heads, capacity, dv] cache dtype · w_uk heads x [dn, R], w_uv heads x [dv, R] in the row's type ·
 //         out [N, heads, dv] f32
 //         R = kv_lora_rank, dn = qk_nope_head_dim, D = qk_rope_head_dim, dv = v_head_dim
 // Cost    T = cached tokens of all sequences, P = pairs of a new and a cached token that it sees (T for one new token each)
 //         absorbed    flops = 2*heads*(2R+D)*P + 2*N*heads*R*(dn+dv)
 //         reexpanded  flops = 2*heads*(dn+D+dv)*P + 2*T*heads*R*(dn+dv)
-//         both        bytes = heads*R*(dn+dv)*size(w) + T*(R+D)*size(cache) + 4*N*heads*(dn+D+dv)
+//         both        bytes = heads*R*(dn+dv)*size(w) + T*row + 4*N*heads*(dn+D+dv)
 //         expanded    flops = 2*heads*(dn+D+dv)*P;  bytes = T*heads*(dn+D+dv)*size(cache) + 4*N*heads*(dn+D+dv)
 // Bound   absorbed: about 2*heads FLOP per cache element, compute from a few heads on; its weights (V3: 33.5 MB in bf16)
 //         below a thousand tokens; reexpanded: compute; expanded: the cache from memory
@@ -21,6 +21,7 @@
 #pragma once
 
 #include "mmb/kernel.h"
+#include "mmb/latent_attention.h"
 #include "mmb/model.h"
 #include "mmb/sequences.h"
 
@@ -34,6 +35,7 @@ struct MlaDecode {
     int64_t batch, new_tokens, context;
     int64_t shortest;  // context of the first sequence, rising to the last one's; 0: all have `context`
     int64_t num_attention_heads, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
+    DType cache = DType::bf16;  // int8 or fp8, of absorbed alone: with scales; else as the weights have it (cache_type)
   };
   struct Args {
     Sequences sequences;
@@ -47,7 +49,8 @@ struct MlaDecode {
     float* out;
   };
 
-  static Shape shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context, int64_t shortest = 0);
+  static Shape shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context, int64_t shortest = 0,
+                     DType cache = DType::bf16);
   static std::string key(const Shape& shape);
   static Cost cost(const Shape& shape, DType dtype, std::string_view algo);
   // What every algo is asked for, however much more it executes: the attention of expanded keys and values.

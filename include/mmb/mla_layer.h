@@ -27,6 +27,7 @@ struct MlaLayer {
     int64_t hidden_size, num_attention_heads;
     int64_t q_lora_rank;  // 0: the query is not compressed
     int64_t kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
+    DType cache = DType::bf16;  // as in mla_decode.h
   };
   struct Args {
     Sequences sequences;
@@ -48,7 +49,8 @@ struct MlaLayer {
     float* y;
   };
 
-  static Shape shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context, int64_t shortest = 0);
+  static Shape shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context, int64_t shortest = 0,
+                     DType cache = DType::bf16);
   static std::string key(const Shape& shape);
   static std::vector<Component> parts(const Shape& shape, DType dtype,
                                       std::string_view algo);  // of its ops, one by one

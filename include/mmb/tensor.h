@@ -28,9 +28,10 @@ const char* name(DType dtype);
 [[gnu::always_inline]] inline constexpr bool is_scaled(DType dtype) {
   return dtype > DType::bf16;
 }
-// Of keys, values and latents that a step appends beside weights of type `weights`.
-[[gnu::always_inline]] inline constexpr DType cache_type(DType weights) {
-  return weights == DType::f32 ? DType::f32 : DType::bf16;
+// Of keys, values and latents that a step appends beside weights of type `weights`: bf16 (f32 beside f32), or what was asked
+// for, where that has scales.
+[[gnu::always_inline]] inline constexpr DType cache_type(DType weights, DType asked = DType::bf16) {
+  return is_scaled(asked) ? asked : weights == DType::f32 ? DType::f32 : DType::bf16;
 }
 
 // The upper half of an f32: 8 bits of exponent, 7 of mantissa.

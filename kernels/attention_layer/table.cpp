@@ -108,8 +108,10 @@ AttentionLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_vi
       expected_(x_.size()),
       positions_(positions_of(batch_.view())),
       inv_freq_(plain_inv_freq(shape.rotary_dim)),
-      k_(arena, batch_.view(), shape.num_key_value_heads, shape.context, shape.qk_head_dim, cache_type(dtype)),
-      v_(arena, batch_.view(), shape.num_key_value_heads, shape.context, shape.v_head_dim, cache_type(dtype)) {
+      k_(arena, batch_.view(), shape.num_key_value_heads, shape.context,
+         shape.qk_head_dim * size_of(cache_type(dtype))),
+      v_(arena, batch_.view(), shape.num_key_value_heads, shape.context,
+         shape.v_head_dim * size_of(cache_type(dtype))) {
   const int64_t H = shape.hidden_size, Q = shape.q_lora_rank, nh = shape.num_attention_heads,
                 nkv = shape.num_key_value_heads, dk = shape.qk_head_dim, dv = shape.v_head_dim;
   // With inputs of this size new queries, keys and values have the deviation of the arena's values, and scores have a

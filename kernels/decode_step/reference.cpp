@@ -1,6 +1,7 @@
 #include "../reference.h"
 
 #include "mmb/decode_step.h"
+#include "mmb/latent_attention.h"
 #include "mmb/linear.h"
 #include "mmb/rms_norm.h"
 
@@ -28,8 +29,8 @@ void layer_of(const DecoderLayer::Shape& shape, DecoderLayer::Args args, Range t
     decoder_layer<S>(shape, args, tokens);
   } else {
     const MlaLayer::Shape& s = shape.mla_layer;
-    Buffer<char> cache = copy(mla.cache, mla.sequences.batch * mla.capacity * (s.kv_lora_rank + s.qk_rope_head_dim) *
-                                             size_of(mla.cache_dtype));
+    const LatentRow row{mla.cache_dtype, s.kv_lora_rank, s.qk_rope_head_dim};
+    Buffer<char> cache = copy(mla.cache, mla.sequences.batch * mla.capacity * row.bytes());
     mla.cache = cache.data();
     decoder_layer<S>(shape, args, tokens);
   }

@@ -3,6 +3,7 @@
 #include "../reference.h"
 #include "mmb/compare.h"
 #include "mmb/decode_step.h"
+#include "mmb/latent_attention.h"
 #include "mmb/layer_problem.h"
 #include "mmb/linear.h"
 #include "mmb/random.h"
@@ -34,7 +35,7 @@ double embedding_bytes(int64_t rows, const DecodeStep::Shape& shape, DType dtype
 }  // namespace
 
 DecodeStep::Shape DecodeStep::shape(const Model& model, int64_t layers, int64_t batch, int64_t new_tokens,
-                                    int64_t context, const Routing& routing) {
+                                    int64_t context, const Routing& routing, DType cache) {
   const int64_t all = model.need(&Model::num_hidden_layers), moe = model.moe_layers();
   MMB_REQUIRE(layers > 0 && layers <= all, name << ": " << model.name << ": " << layers << " of " << all << " layers");
   std::vector<int64_t> chosen;
@@ -59,7 +60,7 @@ DecodeStep::Shape DecodeStep::shape(const Model& model, int64_t layers, int64_t 
               .dense_layers = all - moe,
               .moe_layers = moe};
   for (int64_t l : chosen) {
-    shape.layers.push_back(DecoderLayer::shape(model, l, batch, new_tokens, context));
+    shape.layers.push_back(DecoderLayer::shape(model, l, batch, new_tokens, context, 0, {}, cache));
     Routing& own = shape.layers.back().moe_layer.experts.routing;
     own = routing;
     own.layer = l;
@@ -75,7 +76,7 @@ std::string DecodeStep::layers_key(const Shape& shape) {
 
 std::string DecodeStep::key(const Shape& shape) {
   return "batch:" + std::to_string(shape.batch) + "/q:" + std::to_string(shape.new_tokens) +
-         "/ctx:" + std::to_string(shape.context) + layers_key(shape);
+         "/ctx:" + std::to_string(shape.context) + cache_key(shape.layers.front().mla_layer.cache) + layers_key(shape);
 }
 
 std::vector<Component> DecodeStep::parts(const Shape& shape, DType dtype, std::string_view) {

@@ -38,14 +38,17 @@ int64_t hidden_size(const DecoderLayer::Shape& s) {
 }  // namespace
 
 DecoderLayer::Shape DecoderLayer::shape(const Model& model, int64_t layer, int64_t batch, int64_t new_tokens,
-                                        int64_t context, int64_t shortest, const Routing& routing) {
+                                        int64_t context, int64_t shortest, const Routing& routing, DType cache) {
   const int64_t window = model.layers.at(static_cast<size_t>(layer)).sliding_window;
   MMB_REQUIRE(window == 0 || context <= window, model.file << ": sliding_window " << window << ", context " << context);
+  MMB_REQUIRE(!is_scaled(cache) || model.is_mla(),
+              model.file << ": a cache in " << mmb::name(cache) << " is one of latents, which are MLA's");
   Shape s{};
   if (model.is_mla()) {
-    s.mla_layer = MlaLayer::shape(model, batch, new_tokens, context, shortest);
+    s.mla_layer = MlaLayer::shape(model, batch, new_tokens, context, shortest, cache);
     const auto flops = [&](const char* algo) { return MlaLayer::cost(s.mla_layer, DType::f32, algo).flops; };
-    s.attention = flops("absorbed") <= flops("expanded") ? Attention::absorbed : Attention::expanded;
+    s.attention =
+        is_scaled(cache) || flops("absorbed") <= flops("expanded") ? Attention::absorbed : Attention::expanded;
   } else {
     s.attention_layer = AttentionLayer::shape(model, batch, new_tokens, context, shortest);
     s.attention = Attention::dense;

@@ -16,10 +16,7 @@ void latent_attention(const LatentAttention::Shape& shape, const LatentAttention
     sequence = seen.sequence;
     while (static_cast<int64_t>(rows.size()) < seen.tokens) {
       const int64_t t = sequence * args.capacity + static_cast<int64_t>(rows.size());
-      const void* data = static_cast<const char*>(args.cache) + t * row.bytes();
-      Vector<S> v(width);
-      for (int64_t i = 0; i < width; ++i) v[i] = S(row.at(data, i));
-      rows.push_back(std::move(v));
+      rows.push_back(latent_row<S>(row, args.cache, t, width));
     }
     const auto key = [&](int64_t t) -> const Vector<S>& { return rows[static_cast<size_t>(t)]; };
     const auto latent = [&](int64_t t) -> Vector<S> { return key(t).head(R); };

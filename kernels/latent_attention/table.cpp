@@ -69,6 +69,10 @@ void LatentRow::store(const float* values, void* row) const {
   if (!units.empty()) std::memcpy(bytes + scales(), units.data(), static_cast<size_t>(scale_bytes()));
 }
 
+std::string cache_key(DType cache) {
+  return is_scaled(cache) ? std::string("/cache:") + name(cache) : "";
+}
+
 namespace {
 
 LatentRow row_of(const LatentAttention::Shape& shape, DType dtype) {

@@ -19,7 +19,7 @@ void absorbed(const MlaDecode::Shape& shape, const MlaDecode::Args& args, Range 
     Vector<S> query(R + D);
     query << q_latent, vector<S>(q + dn, D);
     const auto cached = [&](int64_t t, int64_t n) {
-      return vector<S>(args.cache, args.cache_dtype, (seen.sequence * args.capacity + t) * (R + D), n);
+      return latent_row<S>({args.cache_dtype, R, D}, args.cache, seen.sequence * args.capacity + t, n);
     };
     const auto key = [&](int64_t t) { return cached(t, R + D); };
     const auto latent = [&](int64_t t) { return cached(t, R); };

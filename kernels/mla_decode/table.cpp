@@ -21,7 +21,7 @@ std::span<const Kernel<MlaDecode>> MlaDecode::kernels() {
 }
 
 MlaDecode::Shape MlaDecode::shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context,
-                                  int64_t shortest) {
+                                  int64_t shortest, DType cache) {
   return {.batch = batch,
           .new_tokens = new_tokens,
           .context = context,
@@ -30,12 +30,21 @@ MlaDecode::Shape MlaDecode::shape(const Model& model, int64_t batch, int64_t new
           .kv_lora_rank = model.need(&Model::kv_lora_rank),
           .qk_nope_head_dim = model.need(&Model::qk_nope_head_dim),
           .qk_rope_head_dim = model.need(&Model::qk_rope_head_dim),
-          .v_head_dim = model.need(&Model::v_head_dim)};
+          .v_head_dim = model.need(&Model::v_head_dim),
+          .cache = cache};
 }
+
+namespace {
+
+LatentRow row_of(const MlaDecode::Shape& shape, DType dtype) {
+  return {cache_type(dtype, shape.cache), shape.kv_lora_rank, shape.qk_rope_head_dim};
+}
+
+}  // namespace
 
 std::string MlaDecode::key(const Shape& shape) {
   return "batch:" + std::to_string(shape.batch) + "/q:" + std::to_string(shape.new_tokens) +
-         "/ctx:" + length_key(shape.context, shape.shortest);
+         "/ctx:" + length_key(shape.context, shape.shortest) + cache_key(shape.cache);
 }
 
 Cost MlaDecode::cost(const Shape& shape, DType dtype, std::string_view algo) {
@@ -57,11 +66,11 @@ Cost MlaDecode::cost(const Shape& shape, DType dtype, std::string_view algo) {
     const double core = absorbed ? 2 * nh * (2 * R + D) * P : useful_flops(shape),
                  projection = 2 * (absorbed ? N : T) * weights;
     cost.flops = core + projection;
-    cost.bf16_flops = bf16_flops(projection, dtype) + (absorbed ? bf16_flops(core, cache_type(dtype)) : 0);
+    cost.bf16_flops = bf16_flops(projection, dtype) + (absorbed ? bf16_flops(core, row_of(shape, dtype).dtype) : 0);
     cost.digit_flops = digit_flops(projection, dtype);
     cost.weight_bytes = weight_bytes(shape.qk_nope_head_dim, shape.kv_lora_rank, dtype, shape.num_attention_heads) +
                         weight_bytes(shape.v_head_dim, shape.kv_lora_rank, dtype, shape.num_attention_heads);
-    cost.kv_bytes = T * (R + D) * size;
+    cost.kv_bytes = T * static_cast<double>(row_of(shape, dtype).bytes());
   }
   return cost;
 }
@@ -95,9 +104,14 @@ MlaDecode::Problem::Problem(const Shape& shape, DType dtype, std::string_view al
       out_(batch_.tokens() * shape.num_attention_heads * shape.v_head_dim),
       expected_(out_.size()) {
   const int64_t R = shape.kv_lora_rank, dn = shape.qk_nope_head_dim, D = shape.qk_rope_head_dim;
+  MMB_REQUIRE(!is_scaled(shape.cache) || algo == "absorbed", "multi-head latent attention: a cache in "
+                                                                 << mmb::name(shape.cache)
+                                                                 << " is for absorbed alone, not " << algo);
   // An expanded key's deviation is that of its cached values, or that of R products of these and weights.
-  const double rms = Arena::kRms, nope = expanded_ ? rms : rms * Arena::rms(dtype) * std::sqrt(static_cast<double>(R));
-  const double score = std::sqrt(nope * nope * static_cast<double>(dn) + rms * rms * static_cast<double>(D));
+  const DType cache = cache_type(dtype, shape.cache);
+  const double latent = Arena::rms(cache), rope = Arena::rms(cache == DType::fp8 ? DType::bf16 : cache),
+               nope = expanded_ ? latent : latent * Arena::rms(dtype) * std::sqrt(static_cast<double>(R));
+  const double score = std::sqrt(nope * nope * static_cast<double>(dn) + rope * rope * static_cast<double>(D));
   const double scale = 1 / std::sqrt(static_cast<double>(dn + D));
   fill_normal(q_, seed, 2 / (score * scale));  // scores of deviation 2
   const bool transposed = algo == "absorbed";
@@ -106,7 +120,7 @@ MlaDecode::Problem::Problem(const Shape& shape, DType dtype, std::string_view al
            .cache = nullptr,
            .k = nullptr,
            .v = nullptr,
-           .cache_dtype = cache_type(dtype),
+           .cache_dtype = cache,
            .capacity = shape.context,
            .w_uk = {nullptr, dtype, transposed, dn, R},
            .w_uv = {nullptr, dtype, false, shape.v_head_dim, R},
@@ -122,7 +136,7 @@ void MlaDecode::Problem::next() {
     args_.k = arena_.take(rows * nh * (shape_.qk_nope_head_dim + D) * size);
     args_.v = arena_.take(rows * nh * shape_.v_head_dim * size);
   } else {
-    args_.cache = arena_.take(rows * (R + D) * size);
+    args_.cache = arena_.take(rows * LatentRow{args_.cache_dtype, R, D}.bytes());
     args_.w_uk.data = arena_.take(nh * args_.w_uk.bytes());
     args_.w_uv.data = arena_.take(nh * args_.w_uv.bytes());
   }

@@ -15,8 +15,8 @@ void compose(const MlaLayer::Shape& shape, const MlaLayer::Args& args, Range tok
                 dk = shape.qk_nope_head_dim + shape.qk_rope_head_dim, dv = shape.v_head_dim;
   Buffer<float> q(N * nh * dk), context(N * nh * dv);
   const MlaProject::Shape projection{
-      shape.batch,       shape.new_tokens,   shape.context,          shape.hidden_size,     nh,
-      shape.q_lora_rank, shape.kv_lora_rank, shape.qk_nope_head_dim, shape.qk_rope_head_dim};
+      shape.batch,       shape.new_tokens,   shape.context,          shape.hidden_size,      nh,
+      shape.q_lora_rank, shape.kv_lora_rank, shape.qk_nope_head_dim, shape.qk_rope_head_dim, shape.cache};
   const MlaProject::Args project{sequences,
                                  args.x,
                                  args.positions,
@@ -43,7 +43,7 @@ void compose(const MlaLayer::Shape& shape, const MlaLayer::Args& args, Range tok
   mla_project<S>(projection, project, tokens);
 
   attend(MlaPrefill::Shape{shape.batch, shape.new_tokens, shape.context, shape.shortest, nh, shape.kv_lora_rank,
-                           shape.qk_nope_head_dim, shape.qk_rope_head_dim, dv},
+                           shape.qk_nope_head_dim, shape.qk_rope_head_dim, dv, shape.cache},
          MlaPrefill::Args{sequences, q.data(), args.cache, nullptr, nullptr, args.cache_dtype, args.capacity, args.w_uk,
                           args.w_uv, args.scale, context.data()},
          Range{tokens.begin * nh, tokens.end * nh});

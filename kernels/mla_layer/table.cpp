@@ -10,8 +10,8 @@ namespace mmb {
 namespace {
 
 MlaDecode::Shape attention_shape(const MlaLayer::Shape& s) {
-  return {s.batch,        s.new_tokens,       s.context,          s.shortest,  s.num_attention_heads,
-          s.kv_lora_rank, s.qk_nope_head_dim, s.qk_rope_head_dim, s.v_head_dim};
+  return {s.batch,        s.new_tokens,       s.context,          s.shortest,   s.num_attention_heads,
+          s.kv_lora_rank, s.qk_nope_head_dim, s.qk_rope_head_dim, s.v_head_dim, s.cache};
 }
 
 const MlaLayer::Shape& checked(const MlaLayer::Shape& s) {
@@ -38,7 +38,7 @@ std::span<const Kernel<MlaLayer>> MlaLayer::kernels() {
 }
 
 MlaLayer::Shape MlaLayer::shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context,
-                                int64_t shortest) {
+                                int64_t shortest, DType cache) {
   MMB_REQUIRE(!model.attention_bias && !model.attention_output_bias, model.file << ": attention_bias");
   return {.batch = batch,
           .new_tokens = new_tokens,
@@ -50,7 +50,8 @@ MlaLayer::Shape MlaLayer::shape(const Model& model, int64_t batch, int64_t new_t
           .kv_lora_rank = model.need(&Model::kv_lora_rank),
           .qk_nope_head_dim = model.need(&Model::qk_nope_head_dim),
           .qk_rope_head_dim = model.need(&Model::qk_rope_head_dim),
-          .v_head_dim = model.need(&Model::v_head_dim)};
+          .v_head_dim = model.need(&Model::v_head_dim),
+          .cache = cache};
 }
 
 std::string MlaLayer::key(const Shape& shape) {
@@ -59,13 +60,13 @@ std::string MlaLayer::key(const Shape& shape) {
 
 std::vector<Component> MlaLayer::parts(const Shape& shape, DType dtype, std::string_view algo) {
   const MlaDecode::Shape attention = attention_shape(shape);
-  return {
-      part_of<MlaProject>({shape.batch, shape.new_tokens, shape.context, shape.hidden_size, shape.num_attention_heads,
-                           shape.q_lora_rank, shape.kv_lora_rank, shape.qk_nope_head_dim, shape.qk_rope_head_dim},
-                          dtype),
-      shape.new_tokens == 1 ? part_of<MlaDecode>(attention, dtype, algo == "expanded" ? "reexpanded" : algo)
-                            : part_of<MlaPrefill>(attention, dtype, algo),
-      part_of<Linear>({units(shape), shape.num_attention_heads * shape.v_head_dim, shape.hidden_size}, dtype)};
+  return {part_of<MlaProject>(
+              {shape.batch, shape.new_tokens, shape.context, shape.hidden_size, shape.num_attention_heads,
+               shape.q_lora_rank, shape.kv_lora_rank, shape.qk_nope_head_dim, shape.qk_rope_head_dim, shape.cache},
+              dtype),
+          shape.new_tokens == 1 ? part_of<MlaDecode>(attention, dtype, algo == "expanded" ? "reexpanded" : algo)
+                                : part_of<MlaPrefill>(attention, dtype, algo),
+          part_of<Linear>({units(shape), shape.num_attention_heads * shape.v_head_dim, shape.hidden_size}, dtype)};
 }
 
 Cost MlaLayer::cost(const Shape& shape, DType dtype, std::string_view algo) {
@@ -83,7 +84,10 @@ MlaLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view alg
       expected_(x_.size()),
       positions_(positions_of(batch_.view())),
       inv_freq_(plain_inv_freq(shape.qk_rope_head_dim)),
-      cache_(arena, batch_.view(), 1, shape.context, shape.kv_lora_rank + shape.qk_rope_head_dim, cache_type(dtype)) {
+      cache_(arena, batch_.view(), 1, shape.context,
+             LatentRow{cache_type(dtype, shape.cache), shape.kv_lora_rank, shape.qk_rope_head_dim}.bytes()) {
+  MMB_REQUIRE(!is_scaled(shape.cache) || algo == "absorbed",
+              name << ": a cache in " << mmb::name(shape.cache) << " is for absorbed alone, not " << algo);
   const int64_t H = shape.hidden_size, Q = shape.q_lora_rank, R = shape.kv_lora_rank, nh = shape.num_attention_heads,
                 dn = shape.qk_nope_head_dim, D = shape.qk_rope_head_dim, dv = shape.v_head_dim;
   // With inputs of this size new queries and latents have the deviation of the arena's values. The part of a score from
@@ -109,7 +113,7 @@ MlaLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view alg
            .inv_freq = inv_freq_.data(),
            .attention_factor = 1.25,
            .cache = nullptr,
-           .cache_dtype = cache_type(dtype),
+           .cache_dtype = cache_type(dtype, shape.cache),
            .capacity = shape.context,
            .w_uk = {nullptr, dtype, algo == "absorbed", dn, R},
            .w_uv = matrix(dv, R),
@@ -138,7 +142,9 @@ const MlaLayer::Args& MlaLayer::Problem::expected() const {
 }
 
 double MlaLayer::Problem::tolerance() const {
-  return layer_tolerance(args_.cache_dtype, std::min(shape_.kv_lora_rank, shape_.qk_rope_head_dim));
+  const bool plain_rope = args_.cache_dtype == DType::fp8;
+  return layer_tolerance(args_.cache_dtype,
+                         plain_rope ? shape_.kv_lora_rank : std::min(shape_.kv_lora_rank, shape_.qk_rope_head_dim));
 }
 
 std::vector<Output> MlaLayer::Problem::outputs(const Args& args, int64_t unit) const {

@@ -29,7 +29,7 @@ std::string MlaPrefill::key(const Shape& shape) {
   const int64_t n = shape.new_tokens;
   const std::string shortest = shape.shortest ? std::to_string(shape.shortest - n) + ".." : "";
   return "batch:" + std::to_string(shape.batch) + "/q:" + std::to_string(n) + "/past:" + shortest +
-         std::to_string(shape.context - n);
+         std::to_string(shape.context - n) + cache_key(shape.cache);
 }
 
 Cost MlaPrefill::cost(const Shape& shape, DType dtype, std::string_view algo) {

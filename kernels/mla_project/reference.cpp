@@ -41,9 +41,9 @@ void mla_project(const MlaProject::Shape& shape, const MlaProject::Args& args, R
     normalise(args.kv_a_norm, kv, R);
     rotate(kv.data() + R, 1, D);
     const View seen = view(args.sequences, n);  // the token itself is the last that it sees
-    const int64_t row = seen.sequence * args.capacity + seen.tokens - 1;
-    for (int64_t i = 0; i < R + D; ++i)
-      set_element(args.cache, args.cache_dtype, row * (R + D) + i, kv[static_cast<size_t>(i)]);
+    const LatentRow row{args.cache_dtype, R, D};
+    const int64_t slot = seen.sequence * args.capacity + seen.tokens - 1;
+    row.store(kv.data(), static_cast<char*>(args.cache) + slot * row.bytes());
   }
 }
 

@@ -25,6 +25,15 @@ MMB_OP void append_tokens(const MlaProject::Args& args, const float* latent, con
   });
 }
 
+// The same with scales: a few values a token, whose largest must be known first.
+MMB_OP void append_scaled(const MlaProject::Args& args, const float* latent, float* kv, int64_t R, int64_t D) {
+  const LatentRow row{args.cache_dtype, R, D};
+  each_slot(args.sequences, [&](int64_t n, int64_t b, int64_t slot) {
+    append_row(latent + n * R, R, kv + n * (R + D));
+    row.store(kv + n * (R + D), static_cast<char*>(args.cache) + (b * args.capacity + slot) * row.bytes());
+  });
+}
+
 }  // namespace
 
 void mla_project(const MlaProject::Shape& shape, const MlaProject::Args& args) noexcept {
@@ -64,6 +73,8 @@ void mla_project(const MlaProject::Shape& shape, const MlaProject::Args& args) n
     rotate(kv + R, 1, R + D, 0);
     if (args.cache_dtype == DType::f32)
       append_tokens<float>(args, latent, kv, R, D);
+    else if (is_scaled(args.cache_dtype))
+      append_scaled(args, latent, kv, R, D);
     else
       append_tokens<bf16>(args, latent, kv, R, D);
     barrier();

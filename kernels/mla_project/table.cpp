@@ -12,7 +12,8 @@ std::span<const Kernel<MlaProject>> MlaProject::kernels() {
   return list;
 }
 
-MlaProject::Shape MlaProject::shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context) {
+MlaProject::Shape MlaProject::shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context,
+                                    DType cache) {
   return {.batch = batch,
           .new_tokens = new_tokens,
           .context = context,
@@ -21,12 +22,13 @@ MlaProject::Shape MlaProject::shape(const Model& model, int64_t batch, int64_t n
           .q_lora_rank = model.q_lora_rank,
           .kv_lora_rank = model.need(&Model::kv_lora_rank),
           .qk_nope_head_dim = model.need(&Model::qk_nope_head_dim),
-          .qk_rope_head_dim = model.need(&Model::qk_rope_head_dim)};
+          .qk_rope_head_dim = model.need(&Model::qk_rope_head_dim),
+          .cache = cache};
 }
 
 // The context only says where in the cache the latents go.
 std::string MlaProject::key(const Shape& shape) {
-  return "batch:" + std::to_string(shape.batch) + "/q:" + std::to_string(shape.new_tokens);
+  return "batch:" + std::to_string(shape.batch) + "/q:" + std::to_string(shape.new_tokens) + cache_key(shape.cache);
 }
 
 namespace {
@@ -36,6 +38,9 @@ int64_t query_width(const MlaProject::Shape& s) {
 }
 int64_t latent_width(const MlaProject::Shape& s) {
   return s.kv_lora_rank + s.qk_rope_head_dim;
+}
+LatentRow row_of(const MlaProject::Shape& s, DType dtype) {
+  return {cache_type(dtype, s.cache), s.kv_lora_rank, s.qk_rope_head_dim};
 }
 int64_t q_b_width(const MlaProject::Shape& s) {
   return s.q_lora_rank > 0 ? s.q_lora_rank : s.hidden_size;
@@ -55,7 +60,7 @@ Cost MlaProject::cost(const Shape& shape, DType dtype, std::string_view) {
           .weight_bytes = weight_bytes(shape.q_lora_rank, shape.hidden_size, dtype) +
                           weight_bytes(query_width(shape), q_b_width(shape), dtype) +
                           weight_bytes(latent_width(shape), shape.hidden_size, dtype) + 4 * (Q + R),
-          .kv_bytes = N * latent * static_cast<double>(size_of(cache_type(dtype))),
+          .kv_bytes = N * static_cast<double>(row_of(shape, dtype).bytes()),
           .activation_bytes = 4 * N * (H + query)};
 }
 
@@ -78,7 +83,7 @@ MlaProject::Problem::Problem(const Shape& shape, DType dtype, std::string_view, 
   kv_a_norm_ = normal(shape.kv_lora_rank, 2);
   q_ = Buffer<float>(N * query_width(shape));
   expected_q_ = Buffer<float>(q_.size());
-  cache_ = Buffer<uint8_t>(shape.batch * shape.context * latent_width(shape) * size_of(cache_type(dtype)));
+  cache_ = Buffer<uint8_t>(shape.batch * shape.context * row_of(shape, dtype).bytes());
   expected_cache_ = Buffer<uint8_t>(cache_.size());
   positions_ = Buffer<int64_t>(N);
   for (int64_t n = 0; n < N; ++n) positions_[n] = shape.context - shape.new_tokens + n % shape.new_tokens;
@@ -100,7 +105,7 @@ MlaProject::Problem::Problem(const Shape& shape, DType dtype, std::string_view, 
            .attention_factor = 1.25,
            .q = q_.data(),
            .cache = cache_.data(),
-           .cache_dtype = cache_type(dtype),
+           .cache_dtype = cache_type(dtype, shape.cache),
            .capacity = shape.context};
   next();
 }
@@ -112,20 +117,42 @@ void MlaProject::Problem::next() {
   expected_args_.cache = expected_cache_.data();
 }
 
+namespace {
+
+// From a value of the type to the next, relative to the largest: 127 steps of int8; 8 from one power of two to the next of
+// fp8, of which the largest is 448.
+double largest_step(DType dtype) {
+  switch (dtype) {
+    case DType::bf16:
+      return 0x1p-7;
+    case DType::fp8:
+      return 32. / 448;
+    case DType::int8:
+      return 1. / 127;
+    default:
+      return 0;
+  }
+}
+
+}  // namespace
+
 std::vector<Output> MlaProject::Problem::outputs(const Args& args, int64_t unit) const {
   const int64_t R = shape_.kv_lora_rank, width = latent_width(shape_);
   const float* q = args.q + unit * query_width(shape_);
   const int64_t b = unit / shape_.new_tokens, i = unit % shape_.new_tokens;
-  const int64_t row = b * args.capacity + shape_.context - shape_.new_tokens + i;
+  const LatentRow row{args.cache_dtype, R, width - R};
+  const int64_t slot = b * args.capacity + shape_.context - shape_.new_tokens + i;
   std::vector<double> cached;
-  for (int64_t c = 0; c < width; ++c) cached.push_back(element(args.cache, args.cache_dtype, row * width + c));
+  for (int64_t c = 0; c < width; ++c)
+    cached.push_back(row.at(static_cast<const char*>(args.cache) + slot * row.bytes(), c));
   // Two products in f32, and a norm that magnifies what a token with a small latent lost; a value between two of the
   // cache's may be rounded to either.
   const double accumulated = 8 * sum_tolerance(shape_.hidden_size + shape_.q_lora_rank),
-               rounded = args.cache_dtype == DType::bf16 ? 0x1p-7 : 0;
+               latent_step = largest_step(row.dtype),
+               rope_step = largest_step(row.dtype == DType::fp8 ? DType::bf16 : row.dtype);
   return {{"q", {q, q + query_width(shape_)}, accumulated},
-          {"latent", {cached.begin(), cached.begin() + R}, accumulated + rounded},
-          {"k_pe", {cached.begin() + R, cached.end()}, accumulated + rounded}};
+          {"latent", {cached.begin(), cached.begin() + R}, accumulated + latent_step},
+          {"k_pe", {cached.begin() + R, cached.end()}, accumulated + rope_step}};
 }
 
 }  // namespace mmb
