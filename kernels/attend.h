@@ -30,6 +30,10 @@ constexpr int64_t kRowMultiple = kHasTiles && sizeof(E) == 2 ? kTileColumns : kL
 struct Block {
   const void *k, *v;
   int64_t k_stride, v_stride;  // elements
+  // Of rows with scales: one of every token, [kBlock], for each `group` dims of the value, and then for what dims the key has
+  // beyond it; zeros for absent tokens, up to a step of a matrix unit.
+  const float* scales = nullptr;
+  int64_t group = 0;
 };
 
 struct Ahead {
@@ -42,27 +46,34 @@ struct Ahead {
 //   stored(begin, count)       rows of tokens [begin, begin + count), count <= kBlock
 //   wide(begin, count)         the same as f32
 //   ahead(begin, count)        the memory that wide() of these tokens will read, to prefetch
+//   for_unit()                 whether a matrix unit can have rows of bf16, in
+//   unit(begin, count)         which it is asked for then, with or without scales
 // Each thread has its own. This is any one of them, so that the core is compiled once.
 struct Loader {
   void* self;
   DType stored_type;
+  bool for_unit;
   void (*select_of)(void*, int64_t, int64_t);
   Block (*stored_of)(void*, int64_t, int64_t);
   Block (*wide_of)(void*, int64_t, int64_t);
+  Block (*unit_of)(void*, int64_t, int64_t);
   Ahead (*ahead_of)(void*, int64_t, int64_t);
 
   template <class L>
   explicit Loader(L& loader)
       : self(&loader),
         stored_type(L::kStored),
+        for_unit(loader.for_unit()),
         select_of([](void* l, int64_t b, int64_t h) { static_cast<L*>(l)->select(b, h); }),
         stored_of([](void* l, int64_t begin, int64_t count) { return static_cast<L*>(l)->stored(begin, count); }),
         wide_of([](void* l, int64_t begin, int64_t count) { return static_cast<L*>(l)->wide(begin, count); }),
+        unit_of([](void* l, int64_t begin, int64_t count) { return static_cast<L*>(l)->unit(begin, count); }),
         ahead_of([](void* l, int64_t begin, int64_t count) { return static_cast<L*>(l)->ahead(begin, count); }) {}
 
   MMB_OP void select(int64_t sequence, int64_t kv_head) const { select_of(self, sequence, kv_head); }
   MMB_OP Block stored(int64_t begin, int64_t count) const { return stored_of(self, begin, count); }
   MMB_OP Block wide(int64_t begin, int64_t count) const { return wide_of(self, begin, count); }
+  MMB_OP Block unit(int64_t begin, int64_t count) const { return unit_of(self, begin, count); }
   MMB_OP Ahead ahead(int64_t begin, int64_t count) const { return ahead_of(self, begin, count); }
 };
 
@@ -100,6 +111,8 @@ struct Cache {
   }
 
   MMB_OP Block stored(int64_t begin, int64_t count) const { return in_place(begin, count, kStoredTokens); }
+  MMB_OP bool for_unit() const { return kHasTiles && sizeof(T) == 2; }
+  MMB_OP Block unit(int64_t begin, int64_t count) const { return stored(begin, count); }
 
   MMB_OP Ahead ahead(int64_t begin, int64_t count) const {
     constexpr auto size = static_cast<int64_t>(sizeof(T));

@@ -76,6 +76,15 @@ TEST(Tiles, LatentAttention) {
       {3, 2, 300, 7, 20, 96, 32}, "flash");
 }
 
+// Latents with one scale, with two of which the second is of fewer dims, and with four.
+TEST(Tiles, LatentAttentionOverCachesWithScales) {
+  for (DType dtype : {DType::fp8, DType::int8})
+    for (int64_t latent : {64, 192, 512})
+      for (int64_t context : {1, 33, 200, 500})
+        expect_matches_reference<LatentAttention, reference::latent_attention<double>, emulated::latent_attention>(
+            {2, 1, context, context / 2 + 1, 20, latent, 64}, "flash", dtype);
+}
+
 TEST(Tiles, LatentAttentionInIntegers) {
   const auto expect_match = expect_matches_reference<LatentAttention, reference::latent_attention<double>,
                                                      emulated::latent_attention_integer>;

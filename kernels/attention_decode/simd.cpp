@@ -460,6 +460,15 @@ MMB_OP void rescale(const float* alpha, float* o, int64_t o_stride) {
   }
 }
 
+// f(index, first dim, dims) for each group of a key's dims that shares a scale: those of values, then the others.
+template <class F>
+MMB_OP void each_group(const Block& block, int64_t dk, int64_t dv, const F& f) {
+  if (!block.scales) return f(0, 0, dk);
+  const int64_t groups = ceil_div(dv, block.group);
+  for (int64_t g = 0; g < groups; ++g) f(g, g * block.group, min_of(block.group, dv - g * block.group));
+  if (dk > dv) f(groups, dv, dk - dv);
+}
+
 // 16 rows at a time on the matrix unit (tiles.h).
 template <class Unit>
 MMB_OP void unit_rows(const Rows& rows, const Tile& tile, const Loader& loader, int64_t begin, int64_t end,
@@ -472,7 +481,7 @@ MMB_OP void unit_rows(const Rows& rows, const Tile& tile, const Loader& loader, 
   Unit unit(kTileRows);
   for (int64_t t = begin; t < end; t += kBlock) {
     const int64_t count = min_of(kBlock, end - t), next = min_of(kBlock, end - t - count);
-    const Block block = loader.stored(t, count);
+    const Block block = loader.unit(t, count);
     const auto* k = static_cast<const bf16*>(block.k);
     const Ahead ahead = loader.ahead(t + count, next);
     pair_values(static_cast<const bf16*>(block.v), block.v_stride, rows.a.dv, count, w.values,
@@ -484,26 +493,34 @@ MMB_OP void unit_rows(const Rows& rows, const Tile& tile, const Loader& loader, 
       const int64_t row = r * kTileRows, visible = min_of(count, w.limit[row + kTileRows - 1] - t);
       if (visible <= 0) continue;
       const int64_t token_tiles = ceil_div(visible, kTileRows), value_steps = ceil_div(visible, kTileColumns);
-      for (int64_t i = 0; i < token_tiles; i += 3) {
+      for (int64_t i = 0; i < token_tiles; i += 3)
         with_tiles<3>(min_of(3, token_tiles - i), [&](auto tiles) {
-          unit_scores<Unit, tiles>(unit, q + r * steps * kQueryTerms * kTileElements, steps,
-                                   k + i * kTileRows * block.k_stride, block.k_stride, w.s + i * kTileRows * kTileRows,
-                                   k_ahead);
+          alignas(64) float part[tiles * kTileRows * kTileRows];
+          float* s = w.s + i * kTileRows * kTileRows;
+          each_group(block, rows.a.dk, rows.a.dv, [&](int64_t g, int64_t dim, int64_t dims) {
+            unit_scores<Unit, tiles>(unit, q + (r * steps + dim / kTileColumns) * kQueryTerms * kTileElements,
+                                     ceil_div(dims, kTileColumns), k + i * kTileRows * block.k_stride + dim,
+                                     block.k_stride, block.scales ? part : s, k_ahead);
+            if (block.scales)
+              add_scaled_scores(part, block.scales + g * kBlock + i * kTileRows, tiles * kTileRows, g == 0, s);
+          });
         });
-      }
       for (int64_t i = 0; i < kTileRows; i += kLanes)
         softmax<1>(w.s + i, kTileRows, visible, w.limit[row + i] < t + visible, limits(w.limit + row + i, t),
                    partial.m + row + i, partial.l + row + i, w.alpha + i);
       for (int64_t i = visible * kTileRows; i < value_steps * kTileColumns * kTileRows; i += kLanes)
         store(w.s + i, Vec{});
-      split_weights(w.s, value_steps * kTileColumns, w.weights);
       float* o = partial.o + row * rows.o_stride;
       rescale(w.alpha, o, rows.o_stride);
-      for (int64_t i = 0; i < dim_tiles; i += kTileSums)
-        with_tiles<kTileSums>(min_of(kTileSums, dim_tiles - i), [&](auto tiles) {
-          unit_mix<Unit, tiles>(unit, w.weights, w.values + i * kTileElements, dim_tiles * kTileElements, value_steps,
-                                o + i * kTileRows, rows.o_stride, k_ahead);
-        });
+      each_group(block, rows.a.dv, rows.a.dv, [&](int64_t g, int64_t dim, int64_t dims) {
+        split_weights(w.s, block.scales ? block.scales + g * kBlock : nullptr, value_steps * kTileColumns, w.weights);
+        const int64_t last = ceil_div(dim + dims, kTileRows);
+        for (int64_t i = dim / kTileRows; i < last; i += kTileSums)
+          with_tiles<kTileSums>(min_of(kTileSums, last - i), [&](auto tiles) {
+            unit_mix<Unit, tiles>(unit, w.weights, w.values + i * kTileElements, dim_tiles * kTileElements, value_steps,
+                                  o + i * kTileRows, rows.o_stride, k_ahead);
+          });
+      });
     }
   }
 }
@@ -529,8 +546,7 @@ MMB_OP void attend_tile(const Rows& rows, const Tile& tile, const Loader& loader
                         const Workspace& w, const Partial& p) {
   loader.select(tile.sequence, tile.kv_head);
   if constexpr (kHasTiles)
-    if (tile.rows >= kUnitRows && loader.stored_type == DType::bf16)
-      return unit_rows<Unit>(rows, tile, loader, begin, end, w, p);
+    if (tile.rows >= kUnitRows && loader.for_unit) return unit_rows<Unit>(rows, tile, loader, begin, end, w, p);
   if (tile.rows > kLanes)
     panels(rows, tile, loader, begin, end, w, p);
   else if (loader.stored_type == DType::f32)

@@ -3,11 +3,14 @@
 //            once in pairs. Sums are S^T[token][row], so that the softmax is vertical.
 //   Values   left: the weights' three terms, transposed to [row][token]; right: the values in pairs of tokens, which is the
 //            one thing that has to be laid out anew for each block, once for all rows.
+//   Scales   of int8 and fp8 multiply the sums of the scores that they belong to, and the weights before they are split.
 // Blocking: 192 tokens. Scores: 3 tiles of tokens x 16 rows, 9 products for 6 tiles that are loaded; mix: 16 rows x 4 tiles
 // of dims, 12 for 7. Of 128 rows: keys and values of a block 221 + 196 KB, queries 442 KB, results 256 KB: in L2.
-// Roof, as attention_decode/simd.cpp's: latents of 128 heads 0.40 (2.1 times as fast as AVX-512), of 16 heads 0.29 (1.2
+// Roof, as attention_decode/simd.cpp's: latents of 128 heads 0.45 (2.6 times as fast as AVX-512), of 16 heads 0.38 (1.5
 // times), V3's MQA 0.33 (1.9 times): softmax, the weights' terms and pairs of values are not the unit's work, and weigh
 // more the fewer rows share a block.
+// Prefetches: a line that a software prefetch waits for holds one of L1's fill buffers for as long as memory takes, and tile
+// loads from L2 wait for one too: in eight streams, in each of which the hardware runs ahead, most of the lines are there.
 // Bound: the unit, 3 of its products for each of f32 FMAs; the cache from memory for few rows.
 #pragma once
 
@@ -75,13 +78,26 @@ template <class Unit, int Tiles>
   each_tile<Tiles>([&](auto i) { unit.template store_sum<i>(s + i * kTileRows * kTileRows, 64); });
 }
 
-// Weights s[token][16] of `tokens` tokens (a multiple of 32) as left operands, [step][term][16 rows][32 tokens].
-[[gnu::noinline, maybe_unused]] void split_weights(const float* s, int64_t tokens, bf16* out) {
+// s[token][16] (+)= scale of the token * part[token][16].
+MMB_OP void add_scaled_scores(const float* part, const float* scales, int64_t tokens, bool first, float* s) {
+  for (int64_t t = 0; t < tokens; ++t)
+    for (int64_t row = 0; row < kTileRows; row += kLanes) {
+      const int64_t i = t * kTileRows + row;
+      store(s + i, fma(load(part + i), broadcast(scales[t]), first ? Vec{} : load(s + i)));
+    }
+}
+
+// Weights s[token][16] of `tokens` tokens (a multiple of 32), times the tokens' scales if there are any, as left operands,
+// [step][term][16 rows][32 tokens].
+[[gnu::noinline, maybe_unused]] void split_weights(const float* s, const float* scales, int64_t tokens, bf16* out) {
   for (int64_t t = 0; t < tokens; t += kLanes) {
     for (int64_t row = 0; row < kTileRows; row += kLanes) {
       Vec v[kLanes];
       MMB_UNROLL
-      for (int i = 0; i < kLanes; ++i) v[i] = load(s + (t + i) * kTileRows + row);
+      for (int i = 0; i < kLanes; ++i) {
+        v[i] = load(s + (t + i) * kTileRows + row);
+        if (scales) v[i] *= scales[t + i];
+      }
       transpose(v);
       bf16* to = out + t / kTileColumns * kQueryTerms * kTileElements + row * kTileColumns + t % kTileColumns;
       MMB_UNROLL
