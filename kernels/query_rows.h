@@ -6,7 +6,7 @@
 #pragma once
 
 #include "mmb/sequences.h"
-#include "simd.h"
+#include "prefetch.h"
 #include "team.h"
 #include "tiles.h"
 
@@ -22,11 +22,6 @@ struct Attention {
   int64_t tile_rows;  // at the most: more rows share the cost of a block, but their q and o have to stay in L2
 };
 
-struct Memory {
-  const char* data;
-  int64_t bytes;
-};
-
 namespace {
 
 constexpr int kAccumulators = kRegisters * 3 / 4;  // of a register tile
@@ -39,67 +34,6 @@ constexpr float kLowest = -1e30f;  // a score that loses; finite, so that differ
 MMB_OP int64_t tile_rows_for(int64_t dk, int64_t dv) {
   const int64_t fit = (int64_t{640} << 10) / 4 / (dk + dv) / kPanelRows * kPanelRows;
   return fit < kPanelRows ? kPanelRows : fit > 512 ? 512 : fit;
-}
-
-MMB_OP Memory part(Memory memory, int64_t index, int64_t parts) {
-  const int64_t begin = memory.bytes * index / parts;
-  return {memory.data + begin, memory.bytes * (index + 1) / parts - begin};
-}
-
-// Prefetches into L2 at every step of a loop, from memory that a later block will read: evenly, since bursts stall on the
-// fill buffers, and in order, which the hardware's own prefetcher picks up.
-struct Prefetch {
-  const char* next;
-  int64_t step;  // bytes
-
-  template <int kBytes>
-  MMB_OP void fetch() {
-    __builtin_prefetch(next, 0, 2);
-    next += step;
-  }
-};
-
-// Part `index` of `parts` of the memory, over `steps` steps.
-MMB_OP Prefetch spread(Memory memory, int64_t index, int64_t parts, int64_t steps) {
-  return {memory.data + memory.bytes * index / parts, memory.bytes / parts / steps};
-}
-
-// Prefetches a block that is read once: in kStreams places at a time, as the hardware's prefetchers run ahead in each.
-template <int64_t kStreams>
-struct Streams {
-  const char *next, *last;  // the line to prefetch, and where the last stream begins
-  int64_t apart;            // bytes from stream to stream
-
-  // As many lines as `bytes` bytes have.
-  template <int kBytes>
-  MMB_OP void fetch() {
-    MMB_UNROLL
-    for (int i = 0; i < kBytes; i += 64) {
-      __builtin_prefetch(next, 0, 2);
-      next += next < last ? apart : 64 - (kStreams - 1) * apart;
-    }
-  }
-};
-
-// Of all of the memory, of which the first `done` bytes have been fetched.
-template <int64_t kStreams>
-MMB_OP Streams<kStreams> streams(Memory memory, int64_t done) {
-  const int64_t apart = memory.bytes / kStreams, line = done / 64;
-  return {memory.data + line % kStreams * apart + line / kStreams * 64, memory.data + (kStreams - 1) * apart, apart};
-}
-
-// All of the memory, evenly over the steps of several loops.
-struct BlockAhead {
-  Streams<8> streams;
-  int64_t each;  // lines, at every step
-
-  MMB_OP void fetch() {
-    for (int64_t i = 0; i < each; ++i) streams.fetch<64>();
-  }
-};
-
-MMB_OP BlockAhead block_ahead(Memory memory, int64_t steps) {
-  return {streams<8>(memory, 0), ceil_div(memory.bytes, 64 * steps)};
 }
 
 // Running results of a tile: o [rows][o_stride], unnormalised, relative to the maximum m; l the sum of weights.

@@ -12,7 +12,7 @@
 // bf16 give what f32 FMAs give, at a third of the unit's rate; a bf16 operand needs one.
 #pragma once
 
-#include "simd.h"
+#include "prefetch.h"
 
 namespace mmb {
 namespace MMB_IMPL {
@@ -54,22 +54,6 @@ MMB_OP void with_tiles(int64_t n, const F& f) {
     f(std::integral_constant<int, Most>());
   else if constexpr (Most > 1)
     with_tiles<Most - 1>(n, f);
-}
-
-// Lines to prefetch at every step, one after the other.
-struct Lines {
-  const char* next = nullptr;
-  int64_t each = 0;
-
-  MMB_OP void fetch() {
-    for (int64_t i = 0; i < each; ++i, next += 64) __builtin_prefetch(next, 0, 2);
-  }
-};
-
-// Part `part` of `parts` of `bytes` bytes, over `steps` steps.
-MMB_OP Lines part_of(const char* data, int64_t bytes, int64_t part, int64_t parts, int64_t steps) {
-  const int64_t each = ceil_div(bytes, 64 * parts * steps);
-  return {data + each * 64 * steps * part, each};
 }
 
 #if defined(__AMX_BF16__) || defined(__AMXBF16__)

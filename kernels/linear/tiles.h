@@ -11,8 +11,8 @@
 // fp8 is whole in bf16 without its scales. A block's lines are widened once for all tiles of tokens, into 128 KB of scratch;
 // its sums start from zero, and are scaled as they join the others.
 // int8 stays as it is: the tokens are digits (matmul.h), three products of bytes instead of three of bf16, at twice the rate.
-// Roof, V2-Lite's 2048 x 2048, of a third of the rate of bytes: 8 tokens 0.50 (of memory), 32 0.35, 128 0.36, 512 0.39: 1.4,
-// 1.7, 1.8 and 1.9 times as fast as by way of bf16. What is missing: loads of tiles, four for three products, and sums that
+// Roof, V2-Lite's 2048 x 2048, of a third of the rate of bytes: 8 tokens 0.57 (of memory), 32 0.37, 128 0.37, 512 0.41: 1.6,
+// 1.9, 1.8 and 1.9 times as fast as by way of bf16. What is missing: loads of tiles, four for three products, and sums that
 // leave the unit every 512 columns.
 #pragma once
 
@@ -173,7 +173,7 @@ template <class Unit, int Terms, class Weights>
 // Sums [digit][16][16] of one tile of tokens over `steps` steps of 64 columns, of which `lines` lines of the panel exist.
 template <class Unit>
 [[gnu::noinline]] void byte_product(Unit& unit, const int8_t* digits, int64_t height, const char* right, int64_t lines,
-                                    int64_t steps, Lines ahead, int32_t* sums) {
+                                    int64_t steps, BlockAhead ahead, int32_t* sums) {
   const int64_t digit_apart = height * kByteColumns;
   each_tile<3>([&](auto d) { unit.template zero<d>(); });
   for (int64_t step = 0; step < steps; ++step) {
@@ -232,8 +232,12 @@ template <class Unit>
           const int8_t* left = digits + begin * digit_bytes(w.cols) + step * 3 * height * kByteColumns;
           for (int64_t p = p0; p < p1; ++p) {
             // What comes after this block: the next one, or the first one of the panels after these.
-            const Lines ahead = part_of(last ? line(p + p1 - p0, 0) : line(p, step + kSteps), kSteps * kTileBytes,
-                                        t - t0, t1 - t0, count);
+            // Of eight panels, an eighth of them.
+            const int64_t first = p - (p - p0) % 8, visit = (p - first) * (t1 - t0) + t - t0,
+                          each = ceil_div(kSteps * 16, (t1 - t0) * count);
+            const BlockAhead ahead{streams_of<8>(last ? line(first + p1 - p0, 0) : line(first, step + kSteps),
+                                                 lines * 64, visit * count * each),
+                                   each};
             alignas(64) int32_t products[3][kTileRows][kPanel];
             byte_product(unit, left, height, line(p, step), lines - step * 16, count, ahead, products[0][0]);
             add_digits(products[0][0], height, sums(t, p), step > 0);

@@ -1,0 +1,100 @@
+// Prefetching into L2, beside a loop's own work. Evenly: bursts stall on L1's fill buffers, of which a line holds one for as long
+// as memory takes, and what the loop itself loads from L2 waits behind it. In the order of addresses, in several places at a
+// time: the hardware's own prefetchers run ahead in each, and most lines are near when their turn comes.
+#pragma once
+
+#include "simd.h"
+
+namespace mmb {
+namespace MMB_IMPL {
+
+struct Memory {
+  const char* data;
+  int64_t bytes;
+};
+
+namespace {
+
+MMB_OP Memory part(Memory memory, int64_t index, int64_t parts) {
+  const int64_t begin = memory.bytes * index / parts;
+  return {memory.data + begin, memory.bytes * (index + 1) / parts - begin};
+}
+
+// A line at every step of a loop.
+struct Prefetch {
+  const char* next;
+  int64_t step;  // bytes
+
+  template <int kBytes>
+  MMB_OP void fetch() {
+    __builtin_prefetch(next, 0, 2);
+    next += step;
+  }
+};
+
+// Part `index` of `parts` of the memory, over `steps` steps.
+MMB_OP Prefetch spread(Memory memory, int64_t index, int64_t parts, int64_t steps) {
+  return {memory.data + memory.bytes * index / parts, memory.bytes / parts / steps};
+}
+
+// Lines to prefetch at every step, one after the other.
+struct Lines {
+  const char* next = nullptr;
+  int64_t each = 0;
+
+  MMB_OP void fetch() {
+    for (int64_t i = 0; i < each; ++i, next += 64) __builtin_prefetch(next, 0, 2);
+  }
+};
+
+// Part `part` of `parts` of `bytes` bytes, over `steps` steps.
+MMB_OP Lines part_of(const char* data, int64_t bytes, int64_t part, int64_t parts, int64_t steps) {
+  const int64_t each = ceil_div(bytes, 64 * parts * steps);
+  return {data + each * 64 * steps * part, each};
+}
+
+// Prefetches a block that is read once: in kStreams places at a time, as the hardware's prefetchers run ahead in each.
+template <int64_t kStreams>
+struct Streams {
+  const char *next, *last;  // the line to prefetch, and where the last stream begins
+  int64_t apart;            // bytes from stream to stream
+
+  // As many lines as `bytes` bytes have.
+  template <int kBytes>
+  MMB_OP void fetch() {
+    MMB_UNROLL
+    for (int i = 0; i < kBytes; i += 64) {
+      __builtin_prefetch(next, 0, 2);
+      next += next < last ? apart : 64 - (kStreams - 1) * apart;
+    }
+  }
+};
+
+// From data and places `apart` bytes from each other, of which the first `done` lines have been fetched.
+template <int64_t kStreams>
+MMB_OP Streams<kStreams> streams_of(const char* data, int64_t apart, int64_t done) {
+  return {data + done % kStreams * apart + done / kStreams * 64, data + (kStreams - 1) * apart, apart};
+}
+// Of all of the memory, of which the first `done` bytes have been fetched.
+template <int64_t kStreams>
+MMB_OP Streams<kStreams> streams(Memory memory, int64_t done) {
+  return streams_of<kStreams>(memory.data, memory.bytes / kStreams, done / 64);
+}
+
+// All of the memory, evenly over the steps of several loops.
+struct BlockAhead {
+  Streams<8> streams;
+  int64_t each;  // lines, at every step
+
+  MMB_OP void fetch() {
+    for (int64_t i = 0; i < each; ++i) streams.fetch<64>();
+  }
+};
+
+MMB_OP BlockAhead block_ahead(Memory memory, int64_t steps) {
+  return {streams<8>(memory, 0), ceil_div(memory.bytes, 64 * steps)};
+}
+
+}  // namespace
+}  // namespace MMB_IMPL
+}  // namespace mmb
