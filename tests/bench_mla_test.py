@@ -189,6 +189,7 @@ class BenchMla(unittest.TestCase):
             ["run", "--model", "no-such-model"],
             ["run", "--model", "/no/such/config.json"],
             ["run", "--model", "tiny-mla-moe,tiny-mla-moe~x"],
+            ["run", "--cache-dtype", "f32"],
             ["run", "--repetitions", "0"],
             ["run", "--min-time", "soon"],
             ["run", "--profile", "smoke", "--out", "/proc/no/such.json"],
@@ -231,6 +232,28 @@ class BenchMla(unittest.TestCase):
         name = rows[4]["name"]
         self.assertIn("routing:wiki", name)
         self.assertEqual(run("list", "--row", name, "--trace", trace).stdout, name + "\n")
+
+    def test_caches_with_scales_are_rows(self):
+        file = self.path("caches.json")
+        arguments = ["--profile", "smoke", "--op", "mla_decode,decode_step", "--dtype", "bf16", "--batch", "1"]
+        arguments += ["--context", "133", "--new-tokens", "1", "--model", "tiny-mla-moe", "--cache-dtype", "bf16,int8,fp8"]
+        outcome = run("run", *arguments, "--out", file)
+        self.assertEqual(outcome.returncode, 0, outcome.stderr)
+        rows = {row["name"]: row for row in load(file)["benchmarks"]}
+        # A latent of 37 elements and a rope key of 6; scales begin at multiples of 4 bytes.
+        for cache, row_bytes in {"": 2 * 43, "/cache:int8": 44 + 2 * 4, "/cache:fp8": 40 + 4 + 2 * 6}.items():
+            absorbed, = (row for name, row in rows.items() if f"/q:1/ctx:133{cache}/threads:all" in name
+                         and name.startswith("mla_decode/absorbed/"))
+            self.assertEqual(absorbed["kv_bytes_per_token"], row_bytes)
+            steps = [name for name in rows if name.startswith("decode_step/") and "/tiny-mla-moe/" in name]
+            self.assertEqual(sum(f"/ctx:133{cache}/layers:" in name for name in steps), 1, steps)
+        self.assertEqual({name.split("/")[1] for name in rows if "/cache:" in name}, {"absorbed", "composed"})
+        for cache in ("int8", "fp8"):
+            line = rf"With its latents in {cache} \(\d+ bytes a token\) it takes [^\n]* than in plain ones\."
+            self.assertRegex(outcome.stderr, line)
+            self.assertIn(f"bf16 weights, {cache} cache", outcome.stderr)
+        name = next(name for name in rows if "decode_step" in name and "cache:fp8" in name)
+        self.assertEqual(run("list", "--row", name, "--profile", "smoke").stdout, name + "\n")
 
     def test_bad_traces_are_refused_with_line_and_field(self):
         for text, expected in {
