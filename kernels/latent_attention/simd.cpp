@@ -67,14 +67,16 @@ struct ScaledLatents {
   static constexpr int64_t kLine = 64;
   MMB_OP static void to_bf16(const E* in, int64_t count, bf16* out) {
     const auto pair = [](Vec even, Vec odd) { return (Vec)((VecBits)even >> 16 | ((VecBits)odd & 0xffff0000u)); };
-    for (int64_t i = 0; i < count; i += kLine) MMB_UNROLL
-    for (int v = 0; v < kVecsPerPanel; ++v) {
-      Vec columns[4];
-      load_columns(in + i, v, columns);
-      Vec a = pair(columns[0], columns[1]), b = pair(columns[2], columns[3]);
-      if constexpr (!kFp8) zip(a, b, a, b, Lanes());
-      memcpy(out + i + (kFp8 ? 2 : 4) * kLanes * v, &a, sizeof a);
-      memcpy(out + i + (kFp8 ? kLine / 2 + 2 * kLanes * v : 4 * kLanes * v + 2 * kLanes), &b, sizeof b);
+    for (int64_t i = 0; i < count; i += kLine) {
+      MMB_UNROLL
+      for (int v = 0; v < kVecsPerPanel; ++v) {
+        Vec columns[4];
+        load_columns(in + i, v, columns);
+        Vec a = pair(columns[0], columns[1]), b = pair(columns[2], columns[3]);
+        if constexpr (!kFp8) zip(a, b, a, b, Lanes());
+        memcpy(out + i + (kFp8 ? 2 : 4) * kLanes * v, &a, sizeof a);
+        memcpy(out + i + (kFp8 ? kLine / 2 + 2 * kLanes * v : 4 * kLanes * v + 2 * kLanes), &b, sizeof b);
+      }
     }
   }
 
