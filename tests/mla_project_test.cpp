@@ -48,7 +48,8 @@ TEST(MlaProject, KernelsMatchReference) {
     expect_kernels_match_reference<MlaProject, reference>(small(2, 17, 17, q_lora_rank));
   }
   expect_kernels_match_reference<MlaProject, reference>({3, 1, 5, 33, 1, 17, 15, 7, 2});
-  expect_kernels_match_reference<MlaProject, reference>({2, 1, 3, 512, 16, 0, 512, 128, 64});  // heads and latent of DeepSeek-V2-Lite
+  // DeepSeek-V2-Lite's heads.
+  expect_kernels_match_reference<MlaProject, reference>({2, 1, 3, 512, 16, 0, 512, 128, 64});
 }
 
 // With DeepSeek's latent, of four scales in fp8.
