@@ -26,19 +26,15 @@ struct Step {
   double tokens_per_second() const { return result->counters.at("model_tokens_per_second"); }
 };
 
-std::string cache_of(const std::string& key) {
-  const size_t at = key.find("/cache:");
-  return at == std::string::npos ? "" : key.substr(at + 7, key.find('/', at + 1) - at - 7);
-}
-
 std::vector<Step> steps(std::span<const Result> results, const std::string& op) {
   std::vector<Step> all;
   for (const Result& r : results) {
     if (r.name.op != op || !r.error.empty() || r.name.threads != "all") continue;
     const size_t routing = r.name.key.find("routing:");
-    all.push_back({&r, routing == std::string::npos ? "" : r.name.key.substr(routing), cache_of(r.name.key),
-                   *key_value(r.name.key, "batch"), *key_value(r.name.key, "q"),
-                   *key_value(r.name.key, op == "decode_step" ? "ctx" : "past"), *key_value(r.name.key, "layers")});
+    all.push_back({&r, routing == std::string::npos ? "" : r.name.key.substr(routing),
+                   key_word(r.name.key, "cache").value_or(""), *key_value(r.name.key, "batch"),
+                   *key_value(r.name.key, "q"), *key_value(r.name.key, op == "decode_step" ? "ctx" : "past"),
+                   *key_value(r.name.key, "layers")});
   }
   return all;
 }

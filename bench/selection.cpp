@@ -74,6 +74,15 @@ void select_routing(Selection& selection, const std::string& name) {
                 "'");
 }
 
+std::vector<DType> parse_types(const std::string& flag, const std::string& text, const std::string& expected,
+                               std::span<const DType> types) {
+  return parse_list<DType>(flag, text, expected, [&](const std::string& word, DType& value) {
+    for (DType dtype : types)
+      if (word == name(dtype)) return value = dtype, true;
+    return false;
+  });
+}
+
 }  // namespace
 
 Profile parse_profile(const std::string& text) {
@@ -90,21 +99,12 @@ std::vector<std::string> parse_words(const std::string& flag, const std::string&
 }
 
 std::vector<DType> parse_dtypes(const std::string& text) {
-  return parse_list<DType>("--dtype", text, "f32, bf16, fp8, int8 or int4, separated by commas",
-                           [](const std::string& word, DType& value) {
-                             for (DType dtype : kWeightTypes)
-                               if (word == name(dtype)) return value = dtype, true;
-                             return false;
-                           });
+  return parse_types("--dtype", text, "f32, bf16, fp8, int8 or int4, separated by commas", kWeightTypes);
 }
 
 std::vector<DType> parse_caches(const std::string& flag, const std::string& text) {
-  return parse_list<DType>(flag, text, "bf16, fp8 or int8, separated by commas",
-                           [](const std::string& word, DType& value) {
-                             for (DType dtype : {DType::bf16, DType::fp8, DType::int8})
-                               if (word == name(dtype)) return value = dtype, true;
-                             return false;
-                           });
+  return parse_types(flag, text, "bf16, fp8 or int8, separated by commas",
+                     std::array{DType::bf16, DType::fp8, DType::int8});
 }
 
 std::vector<Impl> parse_impls(const std::string& text) {
@@ -242,10 +242,16 @@ int64_t parse_bytes(const std::string& flag, const std::string& text) {
   return static_cast<int64_t>(bytes);
 }
 
+std::optional<std::string> key_word(const std::string& key, const std::string& name) {
+  for (const std::string& part : split(key, '/'))
+    if (part.starts_with(name + ':')) return part.substr(name.size() + 1);
+  return {};
+}
+
 std::optional<int64_t> key_value(const std::string& key, const std::string& name) {
-  const size_t at = ("/" + key).find("/" + name + ":");
-  if (at == std::string::npos) return {};
-  return std::strtoll(key.c_str() + at + name.size() + 1, nullptr, 10);
+  const auto word = key_word(key, name);
+  if (!word) return {};
+  return std::strtoll(word->c_str(), nullptr, 10);
 }
 
 void select_row(Selection& selection, const std::string& name) {

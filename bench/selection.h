@@ -53,7 +53,8 @@ double parse_seconds(const std::string& flag, const std::string& text);
 double parse_usd(const std::string& text);
 // "4G" is 4e9 bytes, "4Gi" is 4 * 2^30.
 int64_t parse_bytes(const std::string& flag, const std::string& text);
-// The number behind `name:` in a row's key.
+// The word, or the number, behind `name:` in a row's key.
+std::optional<std::string> key_word(const std::string& key, const std::string& name);
 std::optional<int64_t> key_value(const std::string& key, const std::string& name);
 // Chooses exactly the row of this name: its op, model, types and sizes, whatever the profile would time.
 void select_row(Selection& selection, const std::string& name);

@@ -107,21 +107,17 @@ struct Decode {
   std::vector<const Result*> scaled;  // absorbed, of latents with scales
 };
 
-bool is_scaled_cache(const std::string& key) {
-  return key.find("/cache:") != std::string::npos;
-}
-
 std::vector<Decode> decodes(const Rows& rows, const std::string& model) {
   std::vector<Decode> all;
   for (const Result* r : rows.of("mla_decode")) {
     const auto context = key_value(r->name.key, "ctx");
     if (r->name.model != model || r->name.algo != "absorbed" || key_value(r->name.key, "batch") != 1 ||
-        key_value(r->name.key, "q") != 1 || !context || is_scaled_cache(r->name.key))
+        key_value(r->name.key, "q") != 1 || !context || key_word(r->name.key, "cache"))
       continue;
     const std::string& key = r->name.key;
     std::vector<const Result*> scaled;
     for (const Result* other : rows.of("mla_decode"))
-      if (other->name.model == model && is_scaled_cache(other->name.key) && other->name.key.starts_with(key + "/"))
+      if (other->name.model == model && key_word(other->name.key, "cache") && other->name.key.starts_with(key + "/"))
         scaled.push_back(other);
     all.push_back({*context, rows.time("attention_decode", "", model + "~mha", key),
                    rows.time("attention_decode", "", model + "~gqa8", key),
@@ -166,8 +162,7 @@ void print_decode(const Model& model, const std::vector<Decode>& decodes, std::o
     against("its own expanded cache", d.expanded);
     out << ".\n";
     for (const Result* r : d.scaled) {
-      const std::string& key = r->name.key;
-      out << "  With its latents in " << key.substr(key.rfind(':') + 1)
+      out << "  With its latents in " << *key_word(r->name.key, "cache")
           << text(" (%.0f bytes a token) it takes %.3f ms, %.0f%% of ideal: ", r->counters.at("kv_bytes_per_token"),
                   1e3 * r->seconds, 100 * r->counters.at("roof"))
           << words(gain(*d.absorbed, timing(*r))) << " than in plain ones.\n";

@@ -83,7 +83,8 @@ MMB_OP Streams<kStreams> streams(Memory memory, int64_t done) {
 
 // All of the memory, evenly over the steps of several loops.
 struct BlockAhead {
-  Streams<8> streams;
+  static constexpr int64_t kStreams = 8;
+  Streams<kStreams> streams;
   int64_t each;  // lines, at every step
 
   MMB_OP void fetch() {
@@ -92,7 +93,7 @@ struct BlockAhead {
 };
 
 MMB_OP BlockAhead block_ahead(Memory memory, int64_t steps) {
-  return {streams<8>(memory, 0), ceil_div(memory.bytes, 64 * steps)};
+  return {streams<BlockAhead::kStreams>(memory, 0), ceil_div(memory.bytes, 64 * steps)};
 }
 
 }  // namespace

@@ -33,6 +33,7 @@ struct LatentRow {
   [[gnu::always_inline]] constexpr int64_t scale_bytes() const {
     return dtype == DType::fp8 ? 4 * ceil_div(latent, kScaleBlock) : dtype == DType::int8 ? 8 : 0;
   }
+  [[gnu::always_inline]] constexpr DType rope_type() const { return dtype == DType::fp8 ? DType::bf16 : dtype; }
   [[gnu::always_inline]] constexpr int64_t fp8_rope() const {  // where it begins
     return scales() + scale_bytes();
   }
@@ -45,6 +46,11 @@ struct LatentRow {
   double at(const void* row, int64_t index) const;
   void store(const float* values, void* row) const;
 };
+// Of the cache that a shape beside weights of type `weights` has.
+template <class Shape>
+constexpr LatentRow cached_row(const Shape& shape, DType weights) {
+  return {cache_type(weights, shape.cache), shape.kv_lora_rank, shape.qk_rope_head_dim};
+}
 // What the key of a row says of such a cache: "/cache:int8"; of plain ones nothing.
 std::string cache_key(DType cache);
 

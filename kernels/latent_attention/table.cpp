@@ -133,7 +133,7 @@ LatentAttention::Problem::Problem(const Shape& shape, DType dtype, std::string_v
   // With this scale, scores have a deviation of 2, to which every element of a row adds alike.
   fill_normal(q_, seed, 2);
   const auto latent = static_cast<float>(Arena::rms(dtype)),
-             rope = static_cast<float>(Arena::rms(dtype == DType::fp8 ? DType::bf16 : dtype));
+             rope = static_cast<float>(Arena::rms(row_of(shape, dtype).rope_type()));
   for (int64_t i = 0; i < q_.size(); ++i) q_[i] /= i % row < R ? latent : rope;
   args_ = {batch_.view(), q_.data(),     nullptr,
            dtype,         shape.context, static_cast<float>(1 / std::sqrt(static_cast<double>(row))),

@@ -232,12 +232,13 @@ template <class Unit>
           const int8_t* left = digits + begin * digit_bytes(w.cols) + step * 3 * height * kByteColumns;
           for (int64_t p = p0; p < p1; ++p) {
             // What comes after this block: the next one, or the first one of the panels after these.
-            // Of eight panels, an eighth of them.
-            const int64_t first = p - (p - p0) % 8, visit = (p - first) * (t1 - t0) + t - t0,
+            // Of as many panels as there are streams, this one's part.
+            const int64_t first = p - (p - p0) % BlockAhead::kStreams, visit = (p - first) * (t1 - t0) + t - t0,
                           each = ceil_div(kSteps * 16, (t1 - t0) * count);
-            const BlockAhead ahead{streams_of<8>(last ? line(first + p1 - p0, 0) : line(first, step + kSteps),
+            const BlockAhead ahead{
+                streams_of<BlockAhead::kStreams>(last ? line(first + p1 - p0, 0) : line(first, step + kSteps),
                                                  lines * 64, visit * count * each),
-                                   each};
+                each};
             alignas(64) int32_t products[3][kTileRows][kPanel];
             byte_product(unit, left, height, line(p, step), lines - step * 16, count, ahead, products[0][0]);
             add_digits(products[0][0], height, sums(t, p), step > 0);

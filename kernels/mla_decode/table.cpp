@@ -34,14 +34,6 @@ MlaDecode::Shape MlaDecode::shape(const Model& model, int64_t batch, int64_t new
           .cache = cache};
 }
 
-namespace {
-
-LatentRow row_of(const MlaDecode::Shape& shape, DType dtype) {
-  return {cache_type(dtype, shape.cache), shape.kv_lora_rank, shape.qk_rope_head_dim};
-}
-
-}  // namespace
-
 std::string MlaDecode::key(const Shape& shape) {
   return "batch:" + std::to_string(shape.batch) + "/q:" + std::to_string(shape.new_tokens) +
          "/ctx:" + length_key(shape.context, shape.shortest) + cache_key(shape.cache);
@@ -66,11 +58,11 @@ Cost MlaDecode::cost(const Shape& shape, DType dtype, std::string_view algo) {
     const double core = absorbed ? 2 * nh * (2 * R + D) * P : useful_flops(shape),
                  projection = 2 * (absorbed ? N : T) * weights;
     cost.flops = core + projection;
-    cost.bf16_flops = bf16_flops(projection, dtype) + (absorbed ? bf16_flops(core, row_of(shape, dtype).dtype) : 0);
+    cost.bf16_flops = bf16_flops(projection, dtype) + (absorbed ? bf16_flops(core, cached_row(shape, dtype).dtype) : 0);
     cost.digit_flops = digit_flops(projection, dtype);
     cost.weight_bytes = weight_bytes(shape.qk_nope_head_dim, shape.kv_lora_rank, dtype, shape.num_attention_heads) +
                         weight_bytes(shape.v_head_dim, shape.kv_lora_rank, dtype, shape.num_attention_heads);
-    cost.kv_bytes = T * static_cast<double>(row_of(shape, dtype).bytes());
+    cost.kv_bytes = T * static_cast<double>(cached_row(shape, dtype).bytes());
   }
   return cost;
 }
@@ -108,8 +100,8 @@ MlaDecode::Problem::Problem(const Shape& shape, DType dtype, std::string_view al
                                                                  << mmb::name(shape.cache)
                                                                  << " is for absorbed alone, not " << algo);
   // An expanded key's deviation is that of its cached values, or that of R products of these and weights.
-  const DType cache = cache_type(dtype, shape.cache);
-  const double latent = Arena::rms(cache), rope = Arena::rms(cache == DType::fp8 ? DType::bf16 : cache),
+  const LatentRow row = cached_row(shape, dtype);
+  const double latent = Arena::rms(row.dtype), rope = Arena::rms(row.rope_type()),
                nope = expanded_ ? latent : latent * Arena::rms(dtype) * std::sqrt(static_cast<double>(R));
   const double score = std::sqrt(nope * nope * static_cast<double>(dn) + rope * rope * static_cast<double>(D));
   const double scale = 1 / std::sqrt(static_cast<double>(dn + D));
@@ -120,7 +112,7 @@ MlaDecode::Problem::Problem(const Shape& shape, DType dtype, std::string_view al
            .cache = nullptr,
            .k = nullptr,
            .v = nullptr,
-           .cache_dtype = cache,
+           .cache_dtype = row.dtype,
            .capacity = shape.context,
            .w_uk = {nullptr, dtype, transposed, dn, R},
            .w_uv = {nullptr, dtype, false, shape.v_head_dim, R},
@@ -130,13 +122,13 @@ MlaDecode::Problem::Problem(const Shape& shape, DType dtype, std::string_view al
 }
 
 void MlaDecode::Problem::next() {
-  const int64_t nh = shape_.num_attention_heads, R = shape_.kv_lora_rank, D = shape_.qk_rope_head_dim;
+  const int64_t nh = shape_.num_attention_heads, D = shape_.qk_rope_head_dim;
   const int64_t rows = shape_.batch * shape_.context, size = size_of(args_.cache_dtype);
   if (expanded_) {
     args_.k = arena_.take(rows * nh * (shape_.qk_nope_head_dim + D) * size);
     args_.v = arena_.take(rows * nh * shape_.v_head_dim * size);
   } else {
-    args_.cache = arena_.take(rows * LatentRow{args_.cache_dtype, R, D}.bytes());
+    args_.cache = arena_.take(rows * cached_row(shape_, args_.w_uv.dtype).bytes());
     args_.w_uk.data = arena_.take(nh * args_.w_uk.bytes());
     args_.w_uv.data = arena_.take(nh * args_.w_uv.bytes());
   }

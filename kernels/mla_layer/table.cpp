@@ -84,8 +84,7 @@ MlaLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view alg
       expected_(x_.size()),
       positions_(positions_of(batch_.view())),
       inv_freq_(plain_inv_freq(shape.qk_rope_head_dim)),
-      cache_(arena, batch_.view(), 1, shape.context,
-             LatentRow{cache_type(dtype, shape.cache), shape.kv_lora_rank, shape.qk_rope_head_dim}.bytes()) {
+      cache_(arena, batch_.view(), 1, shape.context, cached_row(shape, dtype).bytes()) {
   MMB_REQUIRE(!is_scaled(shape.cache) || algo == "absorbed",
               name << ": a cache in " << mmb::name(shape.cache) << " is for absorbed alone, not " << algo);
   const int64_t H = shape.hidden_size, Q = shape.q_lora_rank, R = shape.kv_lora_rank, nh = shape.num_attention_heads,
@@ -142,9 +141,10 @@ const MlaLayer::Args& MlaLayer::Problem::expected() const {
 }
 
 double MlaLayer::Problem::tolerance() const {
-  const bool plain_rope = args_.cache_dtype == DType::fp8;
+  // Both of fp8's parts are rounded in steps of their own, and those of the latent are the larger.
+  const bool alike = cached_row(shape_, args_.o.dtype).rope_type() == args_.cache_dtype;
   return layer_tolerance(args_.cache_dtype,
-                         plain_rope ? shape_.kv_lora_rank : std::min(shape_.kv_lora_rank, shape_.qk_rope_head_dim));
+                         alike ? std::min(shape_.kv_lora_rank, shape_.qk_rope_head_dim) : shape_.kv_lora_rank);
 }
 
 std::vector<Output> MlaLayer::Problem::outputs(const Args& args, int64_t unit) const {

@@ -39,9 +39,6 @@ int64_t query_width(const MlaProject::Shape& s) {
 int64_t latent_width(const MlaProject::Shape& s) {
   return s.kv_lora_rank + s.qk_rope_head_dim;
 }
-LatentRow row_of(const MlaProject::Shape& s, DType dtype) {
-  return {cache_type(dtype, s.cache), s.kv_lora_rank, s.qk_rope_head_dim};
-}
 int64_t q_b_width(const MlaProject::Shape& s) {
   return s.q_lora_rank > 0 ? s.q_lora_rank : s.hidden_size;
 }
@@ -60,7 +57,7 @@ Cost MlaProject::cost(const Shape& shape, DType dtype, std::string_view) {
           .weight_bytes = weight_bytes(shape.q_lora_rank, shape.hidden_size, dtype) +
                           weight_bytes(query_width(shape), q_b_width(shape), dtype) +
                           weight_bytes(latent_width(shape), shape.hidden_size, dtype) + 4 * (Q + R),
-          .kv_bytes = N * static_cast<double>(row_of(shape, dtype).bytes()),
+          .kv_bytes = N * static_cast<double>(cached_row(shape, dtype).bytes()),
           .activation_bytes = 4 * N * (H + query)};
 }
 
@@ -83,7 +80,7 @@ MlaProject::Problem::Problem(const Shape& shape, DType dtype, std::string_view, 
   kv_a_norm_ = normal(shape.kv_lora_rank, 2);
   q_ = Buffer<float>(N * query_width(shape));
   expected_q_ = Buffer<float>(q_.size());
-  cache_ = Buffer<uint8_t>(shape.batch * shape.context * row_of(shape, dtype).bytes());
+  cache_ = Buffer<uint8_t>(shape.batch * shape.context * cached_row(shape, dtype).bytes());
   expected_cache_ = Buffer<uint8_t>(cache_.size());
   positions_ = Buffer<int64_t>(N);
   for (int64_t n = 0; n < N; ++n) positions_[n] = shape.context - shape.new_tokens + n % shape.new_tokens;
@@ -148,8 +145,7 @@ std::vector<Output> MlaProject::Problem::outputs(const Args& args, int64_t unit)
   // Two products in f32, and a norm that magnifies what a token with a small latent lost; a value between two of the
   // cache's may be rounded to either.
   const double accumulated = 8 * sum_tolerance(shape_.hidden_size + shape_.q_lora_rank),
-               latent_step = largest_step(row.dtype),
-               rope_step = largest_step(row.dtype == DType::fp8 ? DType::bf16 : row.dtype);
+               latent_step = largest_step(row.dtype), rope_step = largest_step(row.rope_type());
   return {{"q", {q, q + query_width(shape_)}, accumulated},
           {"latent", {cached.begin(), cached.begin() + R}, accumulated + latent_step},
           {"k_pe", {cached.begin() + R, cached.end()}, accumulated + rope_step}};
