@@ -195,7 +195,7 @@ TEST(Rows, ARowIsFoundByItsNameWhateverTheProfile) {
     Selection selection;
     selection.profile = profile;
     selection.impls = {levels().front()};
-    selection.memory = int64_t{128} << 20;
+    selection.memory = int64_t{32} << 20;
     if (profile == Profile::smoke) selection.caches = {DType::bf16, DType::fp8, DType::int8};
     Suite all(selection);
     all.add_rows();
