@@ -138,7 +138,7 @@ TEST(DecoderLayer, CostIsTheSumOfItsParts) {
 TEST(DecoderLayer, ShapeOfAModel) {
   const Model model = load_model("DeepSeek-V3");
   const auto dense = DecoderLayer::shape(model, 0, 2, 1, 4096), moe = DecoderLayer::shape(model, 3, 2, 1, 4096),
-             prompt = DecoderLayer::shape(model, 3, 1, 512, 512),
+             prompt = DecoderLayer::shape(model, 3, 1, 512, 512), first = DecoderLayer::shape(model, 3, 8, 1, 1),
              grouped = DecoderLayer::shape(load_model("DeepSeek-V3~gqa8"), 3, 2, 1, 4096);
   EXPECT_EQ(dense.ffn, Ffn::dense);
   EXPECT_EQ(dense.dense_ffn.intermediate_size, 18432);
@@ -146,6 +146,7 @@ TEST(DecoderLayer, ShapeOfAModel) {
   EXPECT_EQ(moe.moe_layer.router.n_routed_experts, 256);
   EXPECT_EQ(moe.attention, Attention::absorbed);
   EXPECT_EQ(prompt.attention, Attention::expanded);
+  EXPECT_EQ(first.attention, Attention::absorbed);
   EXPECT_EQ(grouped.attention, Attention::dense);
   EXPECT_EQ(grouped.attention_layer.qk_head_dim, 192);
   EXPECT_EQ(grouped.attention_layer.rotary_dim, 64);

@@ -47,8 +47,8 @@ DecoderLayer::Shape DecoderLayer::shape(const Model& model, int64_t layer, int64
   if (model.is_mla()) {
     s.mla_layer = MlaLayer::shape(model, batch, new_tokens, context, shortest, cache);
     const auto flops = [&](const char* algo) { return MlaLayer::cost(s.mla_layer, DType::f32, algo).flops; };
-    s.attention =
-        is_scaled(cache) || flops("absorbed") <= flops("expanded") ? Attention::absorbed : Attention::expanded;
+    s.attention = new_tokens == 1 || is_scaled(cache) || flops("absorbed") <= flops("expanded") ? Attention::absorbed
+                                                                                                : Attention::expanded;
   } else {
     s.attention_layer = AttentionLayer::shape(model, batch, new_tokens, context, shortest);
     s.attention = Attention::dense;
