@@ -114,11 +114,15 @@ void set_element(void* data, DType dtype, int64_t index, float value) {
 
 namespace {
 
+// Index of row `row` and column `col` of a line in it.
+constexpr int64_t line_index(int64_t row, int64_t col, DType dtype) {
+  return dtype == DType::fp8 ? col / 2 * 2 * kPanel + row * 2 + col % 2 : row * line_columns(dtype) + col;
+}
+
 // Index of (row, col) in the panel layout of a matrix with `cols` columns.
 int64_t panel_index(int64_t row, int64_t col, int64_t cols, DType dtype) {
-  const int64_t q = line_columns(dtype), r = row % kPanel, c = col % q,
-                in_line = dtype == DType::fp8 ? c / 2 * 2 * kPanel + r * 2 + c % 2 : r * q + c;
-  return (row / kPanel * ceil_div(cols, q) + col / q) * kPanel * q + in_line;
+  const int64_t q = line_columns(dtype);
+  return (row / kPanel * ceil_div(cols, q) + col / q) * kPanel * q + line_index(row % kPanel, col % q, dtype);
 }
 
 // Index of the scale of (row, col).
@@ -188,7 +192,7 @@ void read_line(const void* line, double (*values)[kPanel]) {
   [[maybe_unused]] const auto& fp8 = fp8_values();
   for (int64_t c = 0; c < q; ++c)
     for (int64_t r = 0; r < kPanel; ++r) {
-      const int64_t index = panel_index(r, c, q, kType);
+      const int64_t index = line_index(r, c, kType);
       if constexpr (kType == DType::fp8)
         values[c][r] = fp8[static_cast<const uint8_t*>(line)[index]];
       else
