@@ -44,8 +44,8 @@ struct DecoderLayer {
     float* y;
   };
 
-  // MLA in the algo that takes fewer FLOPs; absorbed over a cache with scales, and for single new tokens, whose sequences
-  // would each be expanded with weights of their own reading.
+  // MLA in the algo that takes fewer FLOPs; absorbed over a cache with scales, and for single new tokens: to expand, every
+  // sequence reads the weights again.
   static Shape shape(const Model& model, int64_t layer, int64_t batch, int64_t new_tokens, int64_t context,
                      int64_t shortest = 0, const Routing& routing = {}, DType cache = DType::bf16);
   static std::string key(const Shape& shape);

@@ -141,10 +141,9 @@ const MlaLayer::Args& MlaLayer::Problem::expected() const {
 }
 
 double MlaLayer::Problem::tolerance() const {
-  // Both of fp8's parts are rounded in steps of their own, and those of the latent are the larger.
-  const bool alike = cached_row(shape_, args_.o.dtype).rope_type() == args_.cache_dtype;
-  return layer_tolerance(args_.cache_dtype,
-                         alike ? std::min(shape_.kv_lora_rank, shape_.qk_rope_head_dim) : shape_.kv_lora_rank);
+  const LatentRow row = cached_row(shape_, args_.o.dtype);
+  // Where the two parts are rounded in steps of their own, those of the latent are the larger.
+  return layer_tolerance(row.dtype, row.rope_type() == row.dtype ? std::min(row.latent, row.rope) : row.latent);
 }
 
 std::vector<Output> MlaLayer::Problem::outputs(const Args& args, int64_t unit) const {
