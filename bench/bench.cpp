@@ -135,8 +135,6 @@ bool Suite::selected(Impl impl) const {
   const auto& some = selection_.impls;
   if (!some.empty()) return std::find(some.begin(), some.end(), impl) != some.end();
   if (op_ == FmaPeak::name && selection_.profile == Profile::full) return impl != Impl::reference && supported(impl);
-  // Beside AVX-512, an op's kernel for integers.
-  if (impl == Impl::avx512vnni && op_ != FmaPeak::name && fastest_impl() == Impl::avx512) return supported(impl);
   return impl == fastest_impl();
 }
 

@@ -292,7 +292,7 @@ void Suite::add(const Model& model, const typename Op::Shape& shape, const Choic
     for (const Kernel<Op>& kernel : Op::kernels()) {
       if (!selected(kernel.impl) || (!choice.algo.empty() && choice.algo != kernel.algo)) continue;
       for (DType dtype : choice.dtypes.empty() ? selection_.dtypes : choice.dtypes) {
-        if (!takes(kernel, dtype)) continue;
+        if (!takes(kernel, shape, dtype)) continue;
         for (Threads threads : threads(kernel.algo == choice.headline)) {
           Row row;
           row.name = {Op::name,
@@ -311,7 +311,6 @@ void Suite::add(const Model& model, const typename Op::Shape& shape, const Choic
           if constexpr (requires { Op::activation_memory(shape); })
             row.activation_memory = Op::activation_memory(shape);
           if constexpr (requires { Op::kVerifySeconds; }) row.verify_seconds = Op::kVerifySeconds;
-          if constexpr (requires { Op::parts(shape, dtype); }) row.parts = Op::parts(shape, dtype);
           if constexpr (requires { Op::parts(shape, dtype, kernel.algo); })
             row.parts = Op::parts(shape, dtype, kernel.algo);
           row.tokens = detail::tokens<Op>(shape);

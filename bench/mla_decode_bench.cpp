@@ -18,8 +18,7 @@ void register_mla_decode(Suite& suite) {
                 for (DType cache : suite.caches(model))
                   suite.add<MlaDecode, reference::mla_decode<double>>(
                       model, MlaDecode::shape(model, batch, new_tokens, context, shortest, cache),
-                      {.headline = context == 4096 && model.name == "DeepSeek-V3" ? "absorbed" : "",
-                       .algo = is_scaled(cache) ? "absorbed" : ""});
+                      {.headline = context == 4096 && model.name == "DeepSeek-V3" ? "absorbed" : ""});
       });
 }
 

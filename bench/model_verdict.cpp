@@ -17,7 +17,7 @@ namespace {
 struct Step {
   const Result* result;
   std::string routing;                // empty: of a model without experts
-  std::string cache;                  // empty: plain
+  std::string cache;                  // and how it is read; empty: plain
   int64_t batch, new_tokens, cached;  // cached: context of a decode step, past of a prefill
   int64_t layers;
   double seconds() const {  // of the whole model
@@ -31,10 +31,11 @@ std::vector<Step> steps(std::span<const Result> results, const std::string& op) 
   for (const Result& r : results) {
     if (r.name.op != op || !r.error.empty() || r.name.threads != "all") continue;
     const size_t routing = r.name.key.find("routing:");
-    all.push_back({&r, routing == std::string::npos ? "" : r.name.key.substr(routing),
-                   key_word(r.name.key, "cache").value_or(""), *key_value(r.name.key, "batch"),
-                   *key_value(r.name.key, "q"), *key_value(r.name.key, op == "decode_step" ? "ctx" : "past"),
-                   *key_value(r.name.key, "layers")});
+    all.push_back(
+        {&r, routing == std::string::npos ? "" : r.name.key.substr(routing),
+         key_word(r.name.key, "cache").value_or("") + (r.name.algo == "integer" ? " (dot products of integers)" : ""),
+         *key_value(r.name.key, "batch"), *key_value(r.name.key, "q"),
+         *key_value(r.name.key, op == "decode_step" ? "ctx" : "past"), *key_value(r.name.key, "layers")});
   }
   return all;
 }

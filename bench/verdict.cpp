@@ -104,7 +104,7 @@ class Rows {
 struct Decode {
   int64_t context;
   std::optional<Timing> mha, gqa8, mqa, absorbed, expanded;
-  std::vector<const Result*> scaled;  // absorbed, of latents with scales
+  std::vector<const Result*> scaled;  // absorbed or integer, of latents with scales
 };
 
 std::vector<Decode> decodes(const Rows& rows, const std::string& model) {
@@ -163,6 +163,7 @@ void print_decode(const Model& model, const std::vector<Decode>& decodes, std::o
     out << ".\n";
     for (const Result* r : d.scaled) {
       out << "  With its latents in " << *key_word(r->name.key, "cache")
+          << (r->name.algo == "integer" ? ", in dot products of integers" : "")
           << text(" (%.0f bytes a token) it takes %.3f ms, %.0f%% of ideal: ", r->counters.at("kv_bytes_per_token"),
                   1e3 * r->seconds, 100 * r->counters.at("roof"))
           << words(gain(*d.absorbed, timing(*r))) << " than in plain ones.\n";

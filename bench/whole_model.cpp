@@ -46,19 +46,21 @@ void add_attention(Suite& suite, const Model& model, const AttentionLayer::Shape
     suite.add<AttentionPrefill, reference::attention_prefill<double>>(model, core, in_cache);
 }
 
-// The rows that MlaLayer::parts names.
-void add_mla(Suite& suite, const Model& model, const MlaLayer::Shape& s, DType dtype, const std::string& algo) {
+// The rows that MlaLayer::parts names; of a cache with scales in every algo, of others in `algo`.
+void add_mla(Suite& suite, const Model& model, const MlaLayer::Shape& s, DType dtype, std::string_view algo) {
   const Suite::Choice in_dtype{.dtypes = {dtype}};
   suite.add<MlaProject, reference::mla_project<double>>(
       model, MlaProject::shape(model, s.batch, s.new_tokens, s.context, s.cache), in_dtype);
   const MlaDecode::Shape core{
       s.batch,        s.new_tokens,       s.context,          s.shortest,   s.num_attention_heads,
       s.kv_lora_rank, s.qk_nope_head_dim, s.qk_rope_head_dim, s.v_head_dim, s.cache};
-  if (s.new_tokens == 1)
-    suite.add<MlaDecode, reference::mla_decode<double>>(
-        model, core, {.dtypes = {dtype}, .algo = algo == "expanded" ? "reexpanded" : algo});
+  const bool one = s.new_tokens == 1;
+  Suite::Choice choice{.dtypes = {dtype}};
+  if (!is_scaled(s.cache)) choice.algo = one && algo == "expanded" ? "reexpanded" : algo;
+  if (one)
+    suite.add<MlaDecode, reference::mla_decode<double>>(model, core, choice);
   else
-    suite.add<MlaPrefill, reference::mla_prefill<double>>(model, core, {.dtypes = {dtype}, .algo = algo});
+    suite.add<MlaPrefill, reference::mla_prefill<double>>(model, core, choice);
   suite.add<Linear, reference::linear<double>>(
       model, {MlaLayer::units(s), s.num_attention_heads * s.v_head_dim, s.hidden_size}, in_dtype);
 }
@@ -75,8 +77,7 @@ void add_parts(Suite& suite, const Model& model, const DecodeStep::Shape& shape,
     if (layer.attention == DecoderLayer::Attention::dense)
       add_attention(suite, with_attention, layer.attention_layer, dtype);
     else
-      add_mla(suite, with_attention, layer.mla_layer, dtype,
-              layer.attention == DecoderLayer::Attention::absorbed ? "absorbed" : "expanded");
+      add_mla(suite, with_attention, layer.mla_layer, dtype, DecoderLayer::mla_algo(layer, ""));
     suite.add<RmsNorm, reference::rms_norm<double>>(base, {DecodeStep::tokens(shape), shape.hidden_size}, in_dtype);
     if (layer.ffn == DecoderLayer::Ffn::dense) {
       suite.add<DenseFfn, reference::dense_ffn<double>>(with_ffn, layer.dense_ffn, in_dtype);

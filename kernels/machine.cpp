@@ -89,24 +89,26 @@ class Threads {
   int saved_;
 };
 
-// Of a level or class: its instructions, and its matrix unit's for bf16 and for int8 where it has one.
+// Of a level or class: its instructions, and those for bf16 and for int8 where it has faster ones: a matrix unit's, or beside
+// AVX-512 the dots of bytes that its kernels use where the CPU has them.
 struct ArithmeticProbes {
   std::vector<Probe<FmaPeak>> all;
 
   ArithmeticProbes(int threads, Impl impl, Arena& arena) {
-    for (const char* algo : {"", "tile_bf16", "tile_int8"}) {
-      const Kernel<FmaPeak>* kernel = kernel_of<FmaPeak>(impl, algo);
+    const auto add = [&](const Kernel<FmaPeak>* kernel) {
       if (kernel) all.emplace_back(arithmetic(threads, *kernel, arena), *kernel, arena);
-    }
+    };
+    for (const char* algo : {"", "tile_bf16", "tile_int8"}) add(kernel_of<FmaPeak>(impl, algo));
+    if (impl == Impl::avx512 && has_byte_dots()) add(kernel_of<FmaPeak>(Impl::avx512vnni));
   }
   const Probe<FmaPeak>& f32() const { return all.front(); }
-  const Probe<FmaPeak>& bf16() const { return of("tile_bf16"); }
-  const Probe<FmaPeak>& int8() const { return of("tile_int8"); }
+  const Probe<FmaPeak>& bf16() const { return of({"tile_bf16"}); }
+  const Probe<FmaPeak>& int8() const { return of({"tile_int8", "dot_int8"}); }
 
  private:
-  const Probe<FmaPeak>& of(std::string_view algo) const {
+  const Probe<FmaPeak>& of(std::initializer_list<std::string_view> algos) const {
     for (const auto& probe : all)
-      if (probe.algo() == algo) return probe;
+      if (std::ranges::count(algos, probe.algo()) > 0) return probe;
     return f32();
   }
 };

@@ -246,8 +246,17 @@ class BenchMla(unittest.TestCase):
                          and name.startswith("mla_decode/absorbed/"))
             self.assertEqual(absorbed["kv_bytes_per_token"], row_bytes)
             steps = [name for name in rows if name.startswith("decode_step/") and "/tiny-mla-moe/" in name]
-            self.assertEqual(sum(f"/ctx:133{cache}/layers:" in name for name in steps), 1, steps)
-        self.assertEqual({name.split("/")[1] for name in rows if "/cache:" in name}, {"absorbed", "composed"})
+            self.assertEqual(sum(f"/ctx:133{cache}/layers:" in name for name in steps if "/integer/" not in name), 1, steps)
+        self.assertEqual({name.split("/")[1] for name in rows if "/cache:" in name} - {"integer"}, {"absorbed", "composed"})
+        # Where the CPU has dot products of bytes, which the default level uses.
+        integers = [name for name in rows if "/integer/" in name]
+        self.assertIn(len(integers), (0, 4), integers)  # the model and its rivals in the FFN
+        for name in integers:
+            self.assertIn("/cache:int8/", name)
+            unrounded = "absorbed" if name.startswith("mla_decode/") else "composed"
+            self.assertGreater(rows[name]["err"], rows[name.replace("integer", unrounded)]["err"])
+            self.assertIn("int8 (dot products of integers) cache", outcome.stderr)
+            self.assertRegex(outcome.stderr, r"With its latents in int8, in dot products of integers \(\d+ bytes")
         for cache in ("int8", "fp8"):
             line = rf"With its latents in {cache} \(\d+ bytes a token\) it takes [^\n]* than in plain ones\."
             self.assertRegex(outcome.stderr, line)

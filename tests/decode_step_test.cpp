@@ -24,6 +24,22 @@ TEST(DecodeStep, ScaledCachesMatchReference) {
     expect_kernels_match_reference<DecodeStep, reference::decode_step<double>>(tiny("tiny-mla-moe", 2, 21, cache));
 }
 
+// The rounding of algo `integer` reaches the logits.
+TEST(DecodeStep, IntegersAreAnotherArithmetic) {
+  const DecodeStep::Shape shape = tiny("tiny-mla-moe", 1, 21, DType::int8);
+  for (const auto& kernel : DecodeStep::kernels()) {
+    if (!supported(kernel.impl) || kernel.algo != std::string_view("integer") || !takes(kernel, shape, DType::bf16))
+      continue;
+    std::vector<std::vector<float>> logits;
+    for (const char* algo : {"composed", "integer"}) {
+      const DecodeStep::Problem problem(shape, DType::bf16, algo, test_arena(), 3);
+      kernel.run(shape, problem.args());
+      logits.emplace_back(problem.args().logits, problem.args().logits + DecodeStep::tokens(shape) * shape.vocab_size);
+    }
+    EXPECT_NE(logits[0], logits[1]) << name(kernel.impl);
+  }
+}
+
 // DeepSeek-V3's fp8 cache: 656 bytes a token and layer, 40,016 a token; of the context's tokens, and of the new one, which is
 // written.
 TEST(DecodeStep, BytesOfDeepSeekV3sFp8Cache) {
@@ -39,7 +55,7 @@ TEST(DecodeStep, IsItsLayers) {
   const int64_t N = DecodeStep::tokens(shape), H = shape.hidden_size, V = shape.vocab_size;
   const auto L = static_cast<int64_t>(shape.layers.size());
   for (const auto& kernel : DecodeStep::kernels()) {
-    if (!supported(kernel.impl) || kernel.impl == Impl::reference) continue;
+    if (!supported(kernel.impl) || kernel.impl == Impl::reference || !takes(kernel, shape, DType::bf16)) continue;
     SCOPED_TRACE(name(kernel.impl));
     DecodeStep::Problem problem(shape, DType::bf16, kernel.algo, test_arena(), 3);
     const DecodeStep::Args& args = problem.args();

@@ -47,13 +47,18 @@ std::vector<DecoderLayer::Shape> shapes() {
 TEST(DecoderLayer, KernelsMatchReference) {
   for (const auto& shape : shapes())
     expect_kernels_match_reference<DecoderLayer, reference::decoder_layer<double>>(shape);
+  for (DecoderLayer::Shape shape : shapes()) {
+    shape.mla_layer.cache = DType::int8;
+    if (shape.attention == Attention::absorbed)
+      expect_kernels_match_reference<DecoderLayer, reference::decoder_layer<double>>(shape);
+  }
 }
 
 // The layer is its parts and two residuals, to the last bit.
 TEST(DecoderLayer, IsItsParts) {
   for (const auto& shape : shapes())
     for (const auto& kernel : DecoderLayer::kernels()) {
-      if (!supported(kernel.impl) || kernel.impl == Impl::reference) continue;
+      if (!supported(kernel.impl) || kernel.impl == Impl::reference || !takes(kernel, shape, DType::f32)) continue;
       SCOPED_TRACE(std::string(name(kernel.impl)) + "/" + DecoderLayer::key(shape));
       DecoderLayer::Problem problem(shape, DType::f32, kernel.algo, test_arena(), 3);
       DecoderLayer::Args args = problem.args();
@@ -102,7 +107,7 @@ TEST(DecoderLayer, IsItsParts) {
 TEST(DecoderLayer, OutputMayBeTheInput) {
   const auto shape = shape_of(Attention::absorbed, Ffn::moe, 1);
   for (const auto& kernel : DecoderLayer::kernels()) {
-    if (!supported(kernel.impl)) continue;
+    if (!supported(kernel.impl) || !takes(kernel, shape, DType::f32)) continue;
     DecoderLayer::Problem problem(shape, DType::f32, kernel.algo, test_arena(), 3);
     DecoderLayer::Args args = problem.args();
     const int64_t values = DecoderLayer::units(shape) * 64;

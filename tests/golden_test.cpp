@@ -69,7 +69,7 @@ template <class Op, class Body>
 void each_algo(Impl impl, const typename Op::Shape& shape, const typename Op::Args& args, Body body) {
   int64_t kernels = 0;
   for (const Kernel<Op>& kernel : Op::kernels()) {
-    if (kernel.impl != impl || !takes(kernel, DType::f32)) continue;
+    if (kernel.impl != impl || !takes(kernel, shape, DType::f32)) continue;
     SCOPED_TRACE(std::string(Op::name) + "/" + kernel.algo + "/" + name(impl));
     kernel.run(shape, args);
     body(std::string_view(kernel.algo));
@@ -671,7 +671,7 @@ void mla_attention(const Safetensors& file, const Model& model) {
       const auto expect_context = [&](auto op) {
         using Op = decltype(op);
         for (const Kernel<Op>& kernel : Op::kernels()) {
-          if (kernel.impl != impl) continue;
+          if (kernel.impl != impl || !takes(kernel, shape, DType::f32)) continue;
           SCOPED_TRACE(std::string(Op::name) + "/" + kernel.algo);
           args.w_uk = w.key_matrix(kernel.algo);
           const bool from_expanded = std::is_same_v<Op, MlaDecode> && kernel.algo == std::string_view("expanded");
@@ -686,7 +686,7 @@ void mla_attention(const Safetensors& file, const Model& model) {
       expect_context(MlaDecode());
 
       for (const Kernel<MlaLayer>& kernel : MlaLayer::kernels()) {
-        if (kernel.impl != impl) continue;
+        if (kernel.impl != impl || !takes(kernel, w.shape(step), DType::f32)) continue;
         SCOPED_TRACE(std::string(MlaLayer::name) + "/" + kernel.algo);
         Values y = poisoned(N * H);
         MlaLayer::Args layer = w.args(step, step.x, cache, y);
@@ -1071,7 +1071,7 @@ class Decoder {
     shape.mla_layer = blocks_[l].latent->shape(step);
     args.mla_layer = blocks_[l].latent->args(step, normed, latent_caches_[l], y);
     for (const Kernel<MlaLayer>& kernel : MlaLayer::kernels()) {
-      if (kernel.impl != impl_) continue;
+      if (kernel.impl != impl_ || !takes(kernel, shape.mla_layer, DType::f32)) continue;
       SCOPED_TRACE(kernel.algo);
       args.mla_layer.w_uk = blocks_[l].latent->key_matrix(kernel.algo);
       std::fill(y.begin(), y.end(), kNaN);

@@ -38,7 +38,7 @@ TEST(LatentAttention, LiteralCase) {
                     static_cast<float>(row_of(shape, dtype).at(cache.data() + row_of(shape, dtype).bytes(), 2)) - kRope,
                 weight = 3 * std::exp(rounding) / (1 + 3 * std::exp(rounding));
     for (const auto& kernel : LatentAttention::kernels()) {
-      if (!supported(kernel.impl) || !takes(kernel, dtype)) continue;
+      if (!supported(kernel.impl) || !takes(kernel, shape, dtype)) continue;
       float out[2] = {};
       kernel.run(shape, {{1, first, context}, q, cache.data(), dtype, 2, 1, out});
       EXPECT_NEAR(out[0], 2 * weight, 2e-6) << name(kernel.impl) << ' ' << name(dtype);
@@ -125,7 +125,7 @@ TEST(LatentAttention, RowsThatNoTokenSeesAreNotRead) {
     const std::vector<double> wanted(expected.begin(), expected.end());
     args.out = out.data();
     for (const auto& kernel : LatentAttention::kernels()) {
-      if (!supported(kernel.impl) || !takes(kernel, dtype)) continue;
+      if (!supported(kernel.impl) || !takes(kernel, shape, dtype)) continue;
       for (float& x : out) x = std::numeric_limits<float>::quiet_NaN();
       kernel.run(shape, args);
       EXPECT_LE(compare(std::vector<double>(out.begin(), out.end()), wanted).max_err,

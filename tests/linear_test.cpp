@@ -61,7 +61,7 @@ TEST(Linear, EveryFp8PatternIsMultiplied) {
           from_fp8(static_cast<uint8_t>(r));  // 448 is in each block: scales of 1
     const PackedMatrix packed(w, rows, cols, DType::fp8);
     for (const auto& kernel : Linear::kernels()) {
-      if (!supported(kernel.impl) || !takes(kernel, DType::fp8)) continue;
+      if (!supported(kernel.impl) || !takes(kernel, {}, DType::fp8)) continue;
       for (int64_t tokens : {1, 29}) {
         std::vector<float> x(static_cast<size_t>(tokens * cols)), y(static_cast<size_t>(tokens * rows));
         for (int64_t n = 0; n < tokens; ++n) x[static_cast<size_t>(n * cols + column)] = static_cast<float>(n + 1);
@@ -88,7 +88,7 @@ TEST(Linear, IntegerWeightsMeetActivationsOfAnySize) {
   for (DType dtype : {DType::int8, DType::int4}) {
     const PackedMatrix packed(w, rows, cols, dtype);
     for (const auto& kernel : Linear::kernels()) {
-      if (!supported(kernel.impl) || !takes(kernel, dtype)) continue;
+      if (!supported(kernel.impl) || !takes(kernel, {}, dtype)) continue;
       for (int64_t tokens : {1, 2, 3, 4, 5}) {
         std::vector<float> x(static_cast<size_t>(tokens * cols)), y(static_cast<size_t>(tokens * rows));
         fill_normal(x, 4);

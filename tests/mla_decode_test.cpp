@@ -17,10 +17,12 @@ TEST(MlaDecode, AbsorbedReadsScaledCaches) {
   for (DType cache : {DType::fp8, DType::int8})
     for (MlaDecode::Shape shape : mla_ladder(1)) {
       shape.cache = cache;
-      expect_chosen_match_reference<MlaDecode, reference::mla_decode<double>>(
-          shape, 7, [](const auto& kernel) { return std::string_view(kernel.algo) == "absorbed"; });
-      for (const char* algo : {"expanded", "reexpanded"})
-        EXPECT_THROW(MlaDecode::Problem(shape, DType::bf16, algo, test_arena(), 7), Error);
+      expect_kernels_match_reference<MlaDecode, reference::mla_decode<double>>(shape);
+      for (const auto& kernel : MlaDecode::kernels()) {
+        const std::string_view algo = kernel.algo;
+        EXPECT_EQ(takes(kernel, shape, DType::bf16),
+                  algo == "absorbed" || (algo == "integer" && cache == DType::int8 && has_byte_dots()));
+      }
     }
 }
 

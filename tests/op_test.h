@@ -73,7 +73,7 @@ void expect_chosen_match_reference(const typename Op::Shape& shape, uint64_t see
   for (const Kernel<Op>& kernel : Op::kernels()) {
     if (kernel.impl == Impl::reference || !supported(kernel.impl) || !chosen(kernel)) continue;
     for (DType dtype : types<Op>()) {
-      if (!takes(kernel, dtype) || (is_scaled(dtype) && dtype != scaled[turn % scaled.size()])) continue;
+      if (!takes(kernel, shape, dtype) || (is_scaled(dtype) && dtype != scaled[turn % scaled.size()])) continue;
       expect_run_matches_reference<Op, Reference>(
           shape, dtype, kernel.algo, seed,
           std::string(Op::name) + "/" + kernel.algo + "/" + mmb::name(dtype) + "/" + mmb::name(kernel.impl),

@@ -2,6 +2,7 @@
 //   h[0] = embedding[token];   h[l+1] = decoder_layer_l(h[l]);   logits = W_head rms_norm(h[L]; norm)
 // More than one new token for each sequence: speculative decoding, which wants the logits of all of them; prefill_step wants
 // those of the last one alone.
+// Algos   composed; integer: with decoder_layer's, over int8 caches
 // Shapes  tokens [N] int32 · embedding [V, H] bf16 (f32 beside f32 weights) · h [L+1, N, H] f32 · norm [H] f32 · head [V, H] in
 //         the row's type · logits [M, V] f32, M the tokens that want them · the layers as in decoder_layer.h
 // Cost    the sum of its layers', the norm's and the head's, and N rows of the embedding

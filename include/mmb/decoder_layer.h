@@ -1,6 +1,7 @@
 // decoder_layer: one block of a decoder.
 //   h = x + attention(rms_norm(x; input_norm));   y = h + ffn(rms_norm(h; post_norm))
-//   attention: attention_layer, or mla_layer in either algo;   ffn: dense_ffn or moe_layer. Which, the shape says.
+//   attention: attention_layer, or mla_layer absorbed or expanded;   ffn: dense_ffn or moe_layer. Which, the shape says.
+// Algos   composed; integer: with mla_layer's
 // Shapes  x, y [N, H] f32 (y may be x) · input_norm, post_norm [H] f32 · the rest as in the layers' own headers
 // Cost    the sum of its ops'
 // Bound   at decode memory: weights, and with the batch the cache and the experts touched
@@ -48,8 +49,11 @@ struct DecoderLayer {
   // sequence reads the weights again.
   static Shape shape(const Model& model, int64_t layer, int64_t batch, int64_t new_tokens, int64_t context,
                      int64_t shortest = 0, const Routing& routing = {}, DType cache = DType::bf16);
+  // mla_layer's, in a layer of `algo` that has one.
+  static std::string_view mla_algo(const Shape& shape, std::string_view algo);
   static std::string key(const Shape& shape);
-  static std::vector<Component> parts(const Shape& shape, DType dtype);  // of its ops, one by one
+  static std::vector<Component> parts(const Shape& shape, DType dtype,
+                                      std::string_view algo);  // of its ops, one by one
   static Cost cost(const Shape& shape, DType dtype, std::string_view algo);
   static int64_t units(const Shape& shape);  // a unit is a new token
   static std::span<const Kernel<DecoderLayer>> kernels();

@@ -57,6 +57,12 @@ Impl best_impl();
 #else
 #define MMB_LEVELS(X, ...) X(generic, __VA_ARGS__)
 #endif
+// Those that have the dots of bytes on CPUs that do.
+#if defined(__x86_64__) && !defined(MMB_EMULATED_TILES)
+#define MMB_DOT_LEVELS(X, ...) X(avx512, __VA_ARGS__) X(amx, __VA_ARGS__)
+#else
+#define MMB_DOT_LEVELS(X, ...)
+#endif
 
 // In an op's header: declares kernel FUNCTION of OP in the namespace of every level.
 #define MMB_DECLARE_KERNEL(OP, FUNCTION) MMB_LEVELS(MMB_DECLARE_KERNEL_AT, OP, FUNCTION)
@@ -65,16 +71,18 @@ Impl best_impl();
   void FUNCTION(const OP::Shape& shape, const OP::Args& args) noexcept; \
   }
 
-// In an op's table.cpp: lists kernel FUNCTION of OP, at every level, under the name ALGO.
-#define MMB_KERNEL(OP, ALGO, FUNCTION) MMB_LEVELS(MMB_KERNEL_AT, OP, ALGO, FUNCTION)
-#define MMB_KERNEL_AT(LEVEL, OP, ALGO, FUNCTION) {ALGO, Impl::LEVEL, &LEVEL::FUNCTION},
+// In an op's table.cpp: lists kernel FUNCTION of OP, and what it takes if that is not all, under the name ALGO: at every level,
+// and at those with dots of bytes.
+#define MMB_KERNEL(OP, ALGO, ...) MMB_LEVELS(MMB_KERNEL_AT, OP, ALGO, __VA_ARGS__)
+#define MMB_DOT_KERNEL(OP, ALGO, ...) MMB_DOT_LEVELS(MMB_KERNEL_AT, OP, ALGO, __VA_ARGS__)
+#define MMB_KERNEL_AT(LEVEL, OP, ALGO, ...) {ALGO, Impl::LEVEL, &LEVEL::__VA_ARGS__},
 
 template <class Op>
 struct Kernel {
   const char* algo;
   Impl impl;
   void (*run)(const typename Op::Shape&, const typename Op::Args&);
-  bool (*takes)(DType) = nullptr;   // null: every type of the op
+  bool (*takes)(const typename Op::Shape&, DType) = nullptr;  // null: every shape and type of the op
   std::string (*note)() = nullptr;  // of a library: its version, and what it makes of this CPU
 };
 
@@ -87,8 +95,8 @@ constexpr std::span<const DType> types() {
     return kPlainTypes;
 }
 template <class Op>
-bool takes(const Kernel<Op>& kernel, DType dtype) {
-  return std::ranges::count(types<Op>(), dtype) > 0 && (!kernel.takes || kernel.takes(dtype));
+bool takes(const Kernel<Op>& kernel, const typename Op::Shape& shape, DType dtype) {
+  return std::ranges::count(types<Op>(), dtype) > 0 && (!kernel.takes || kernel.takes(shape, dtype));
 }
 
 // Units [begin, end) of an op's output; a unit is the least part of the output that the reference can compute alone.

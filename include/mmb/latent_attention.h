@@ -3,7 +3,7 @@
 //   s[n,h,t] = scale * (q[n,h,:] . c[b,t,:]);   o[n,h,:] = sum_t softmax_t(s[n,h,:])[t] * c[b,t,:R]
 //   over the tokens t that new token n of sequence b sees (sequences.h); more than one new token: speculative decoding
 // Shapes  q [N, H, R + D] f32: latent part, rope part · c [B, capacity] rows of LatentRow · o [N, H, R] f32
-// Algos   flash · integer (int8 caches alone): q and the weights are rounded to 8 bits for dot products of integers
+// Algos   flash · integer (int8 caches alone, where the CPU has dots of bytes): q and the weights are rounded to 8 bits for them
 // Cost    flops = 2*H*(2R + D)*(pairs of a new token and a token it sees), integer's of int8 both;  exps = H*pairs;
 //         bytes = cached tokens*row + 4*N*H*(2R + D);  row = (R + D)*size(cache); fp8 R + 4*ceil(R/128) + 2D; int8 R + D + 8
 // Bound   about 2*H FLOP per cache element: 242 FLOP/B at H = 128 in bf16 (compute), 30 at H = 16
@@ -51,6 +51,15 @@ template <class Shape>
 constexpr LatentRow cached_row(const Shape& shape, DType weights) {
   return {cache_type(weights, shape.cache), shape.kv_lora_rank, shape.qk_rope_head_dim};
 }
+// What kernels take: caches without scales; and those of algo `integer`, on CPUs with dots of bytes.
+template <class Shape>
+bool over_plain(const Shape& shape, DType) {
+  return !is_scaled(shape.cache);
+}
+template <class Shape>
+bool over_int8(const Shape& shape, DType) {
+  return shape.cache == DType::int8 && has_byte_dots();
+}
 // What the key of a row says of such a cache: "/cache:int8"; of plain ones nothing.
 std::string cache_key(DType cache);
 
@@ -78,8 +87,10 @@ struct LatentAttention {
     return shape.batch * shape.new_tokens * shape.num_attention_heads;
   }
   static std::span<const Kernel<LatentAttention>> kernels();
-  // Of an output, relative to the largest; see table.cpp.
+  // Of an output, relative to the largest; and the part of it that `integer` rounds away, of queries made with weights of such
+  // a type: see table.cpp.
   static double tolerance(const Shape& shape, std::string_view algo);
+  static double rounding(std::string_view algo, DType weights = DType::f32);
 
   class Problem {
    public:
@@ -105,9 +116,6 @@ template <class S>
 void latent_attention(const LatentAttention::Shape& shape, const LatentAttention::Args& args, Range units);
 }
 MMB_DECLARE_KERNEL(LatentAttention, latent_attention)
-#if defined(__x86_64__)
-MMB_DECLARE_KERNEL_AT(avx512vnni, LatentAttention, latent_attention_integer)
-MMB_DECLARE_KERNEL_AT(amx, LatentAttention, latent_attention_integer)
-#endif
+MMB_DECLARE_KERNEL(LatentAttention, latent_attention_integer)  // defined at levels that may have dots of bytes
 
 }  // namespace mmb

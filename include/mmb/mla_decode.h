@@ -1,8 +1,9 @@
 // mla_decode: multi-head latent attention of a few new tokens, from per-head query to per-head output.
 //   k[t,h] = [W_UK[h] c[t] | r[t]];   v[t,h] = W_UV[h] c[t];   [c | r] = cache[b,t]
 //   out[n,h] = sum_t softmax_t(scale * q[n,h] . k[t,h])[t] * v[t,h]
-// Three ways to the same output:
+// Ways to the same output:
 //   absorbed    W_UK and W_UV leave the sum: q_latent = W_UK[h]^T q_nope attends to the latents, W_UV[h] ends it
+//   integer     the same with latent_attention's dot products of integers, over int8 caches
 //   reexpanded  k and v are made from the cached latents in every step: what absorption saves
 //   expanded    k and v are the cache: dense attention, with the cache that MLA saves
 // Shapes  q [N, heads, dn+D] f32 · cache [B, capacity] rows of LatentRow, k [B, heads, capacity, dn+D],
@@ -10,7 +11,7 @@
 //         out [N, heads, dv] f32
 //         R = kv_lora_rank, dn = qk_nope_head_dim, D = qk_rope_head_dim, dv = v_head_dim
 // Cost    T = cached tokens of all sequences, P = pairs of a new and a cached token that it sees (T for one new token each)
-//         absorbed    flops = 2*heads*(2R+D)*P + 2*N*heads*R*(dn+dv)
+//         absorbed    flops = 2*heads*(2R+D)*P + 2*N*heads*R*(dn+dv); integer's first part of int8
 //         reexpanded  flops = 2*heads*(dn+D+dv)*P + 2*T*heads*R*(dn+dv)
 //         both        bytes = heads*R*(dn+dv)*size(w) + T*row + 4*N*heads*(dn+D+dv)
 //         expanded    flops = 2*heads*(dn+D+dv)*P;  bytes = T*heads*(dn+D+dv)*size(cache) + 4*N*heads*(dn+D+dv)
@@ -47,6 +48,7 @@ struct MlaDecode {
     Matrix w_uk, w_uv;  // head 0; the others follow
     float scale;
     float* out;
+    bool integer = false;
   };
 
   static Shape shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context, int64_t shortest = 0,
@@ -72,6 +74,7 @@ struct MlaDecode {
     Shape shape_;
     Arena& arena_;
     bool expanded_;
+    double tolerance_;
     Batch batch_;
     Buffer<float> q_, out_, expected_;
     Args args_, expected_args_;

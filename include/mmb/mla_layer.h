@@ -1,6 +1,6 @@
 // mla_layer: multi-head latent attention as a layer has it, from hidden state to hidden state.
 //   q = mla_project(x), which appends to the latent cache;   y[n] = W_o mla(q[n], cache)
-// Algos   absorbed: mla_decode's and mla_prefill's absorbed;   expanded: keys and values made from the latents in
+// Algos   absorbed, integer: mla_decode's and mla_prefill's;   expanded: keys and values made from the latents in
 //         every step (mla_decode's reexpanded, mla_prefill's expanded)
 // Shapes  x, y [N, H] f32 · matrices as mla_project's and mla_decode's, W_o [H, nh*dv] in the row's type · cache
 //         [B, capacity, R+D] cache dtype
@@ -47,6 +47,7 @@ struct MlaLayer {
     float scale;
     Matrix o;
     float* y;
+    bool integer = false;
   };
 
   static Shape shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context, int64_t shortest = 0,
@@ -64,7 +65,7 @@ struct MlaLayer {
     const Args& args() const { return args_; }
     const Args& expected() const;
     std::vector<Output> outputs(const Args& args, int64_t unit) const;
-    double tolerance() const;  // of y
+    double tolerance() const { return tolerance_; }  // of y
     void next();
     bool intact() const { return y_.intact(); }
 
@@ -79,6 +80,7 @@ struct MlaLayer {
     Buffer<int64_t> positions_;
     Buffer<double> inv_freq_;
     ArenaCache cache_;
+    double tolerance_;
     Args args_;
     mutable Args expected_args_;
   };

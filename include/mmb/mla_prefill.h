@@ -1,7 +1,7 @@
 // mla_prefill: multi-head latent attention of many new tokens, causal, from per-head query to per-head output. The maths,
 // shapes and traps are mla_decode's; two ways to the same output:
 //   expanded  keys and values of the cached tokens are made from their latents, block by block, inside the step
-//   absorbed  the query is absorbed and attends to the latents
+//   absorbed  the query is absorbed and attends to the latents; integer likewise
 // Cost    expanded  flops = 2*heads*(dn+D+dv)*P + 2*T*heads*R*(dn+dv);  absorbed as mla_decode's;  bytes as mla_decode's
 // Bound   compute. U new tokens on Z cached ones: expanding pays from U + U^2/(2Z) = R(dn+dv) / (2R+D - (dn+D+dv)) on, 171
 //         tokens for DeepSeek whatever the heads; with nothing cached, always

@@ -12,9 +12,13 @@
 namespace mmb {
 
 std::span<const Kernel<DecodeStep>> DecodeStep::kernels() {
+  [[maybe_unused]] constexpr auto integers = [](const Shape& shape, DType dtype) {
+    return over_int8(shape.layers.front().mla_layer, dtype);
+  };
   static constexpr Kernel<DecodeStep> list[] = {
       {"composed", Impl::reference, reference::run<DecodeStep, reference::decode_step<double>>},
-      MMB_KERNEL(DecodeStep, "composed", decode_step)};
+      MMB_KERNEL(DecodeStep, "composed", decode_step)  //
+      MMB_DOT_KERNEL(DecodeStep, "integer", decode_step, integers)};
   return list;
 }
 
@@ -79,7 +83,7 @@ std::string DecodeStep::key(const Shape& shape) {
          "/ctx:" + std::to_string(shape.context) + cache_key(shape.layers.front().mla_layer.cache) + layers_key(shape);
 }
 
-std::vector<Component> DecodeStep::parts(const Shape& shape, DType dtype, std::string_view) {
+std::vector<Component> DecodeStep::parts(const Shape& shape, DType dtype, std::string_view algo) {
   std::vector<Component> parts;
   const auto add = [&](Component part) {
     const auto same =
@@ -92,7 +96,7 @@ std::vector<Component> DecodeStep::parts(const Shape& shape, DType dtype, std::s
     }
   };
   for (const DecoderLayer::Shape& layer : shape.layers)
-    for (Component& part : DecoderLayer::parts(layer, dtype)) add(std::move(part));
+    for (Component& part : DecoderLayer::parts(layer, dtype, algo)) add(std::move(part));
   const int64_t M = logit_rows(shape), H = shape.hidden_size;
   add(part_of<RmsNorm>({M, H}, dtype));
   add(part_of<Linear>({M, H, shape.vocab_size}, dtype));
@@ -134,7 +138,7 @@ struct DecodeStep::Problem::LayerWeights {
   Buffer<float> bias;
 };
 
-DecodeStep::Problem::Problem(const Shape& shape, DType dtype, std::string_view, Arena& arena, uint64_t seed)
+DecodeStep::Problem::Problem(const Shape& shape, DType dtype, std::string_view algo, Arena& arena, uint64_t seed)
     : shape_(shape) {
   const int64_t N = DecodeStep::tokens(shape), M = logit_rows(shape), H = shape.hidden_size, V = shape.vocab_size,
                 L = static_cast<int64_t>(shape.layers.size());
@@ -171,8 +175,8 @@ DecodeStep::Problem::Problem(const Shape& shape, DType dtype, std::string_view, 
       w.dense = std::make_unique<AttentionLayer::Problem>(s.attention_layer, dtype, "", arena, layer_seed);
       args.attention_layer = w.dense->args();
     } else {
-      const char* algo = s.attention == DecoderLayer::Attention::absorbed ? "absorbed" : "expanded";
-      w.mla = std::make_unique<MlaLayer::Problem>(s.mla_layer, dtype, algo, arena, layer_seed);
+      w.mla =
+          std::make_unique<MlaLayer::Problem>(s.mla_layer, dtype, DecoderLayer::mla_algo(s, algo), arena, layer_seed);
       args.mla_layer = w.mla->args();
     }
     if (is_moe(s)) {

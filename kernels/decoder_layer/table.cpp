@@ -1,15 +1,18 @@
 #include "../reference.h"
 
 #include "mmb/decoder_layer.h"
+#include "mmb/latent_attention.h"
 #include "mmb/random.h"
 #include "mmb/rms_norm.h"
 
 namespace mmb {
 
 std::span<const Kernel<DecoderLayer>> DecoderLayer::kernels() {
+  [[maybe_unused]] constexpr auto integers = [](const Shape& s, DType t) { return over_int8(s.mla_layer, t); };
   static constexpr Kernel<DecoderLayer> list[] = {
       {"composed", Impl::reference, reference::run<DecoderLayer, reference::decoder_layer<double>>},
-      MMB_KERNEL(DecoderLayer, "composed", decoder_layer)};
+      MMB_KERNEL(DecoderLayer, "composed", decoder_layer)  //
+      MMB_DOT_KERNEL(DecoderLayer, "integer", decoder_layer, integers)};
   return list;
 }
 
@@ -36,6 +39,10 @@ int64_t hidden_size(const DecoderLayer::Shape& s) {
 }
 
 }  // namespace
+
+std::string_view DecoderLayer::mla_algo(const Shape& shape, std::string_view algo) {
+  return algo == "integer" ? algo : attention_name(shape.attention);
+}
 
 DecoderLayer::Shape DecoderLayer::shape(const Model& model, int64_t layer, int64_t batch, int64_t new_tokens,
                                         int64_t context, int64_t shortest, const Routing& routing, DType cache) {
@@ -73,10 +80,9 @@ int64_t DecoderLayer::units(const Shape& shape) {
   return is_dense(shape) ? AttentionLayer::units(shape.attention_layer) : MlaLayer::units(shape.mla_layer);
 }
 
-std::vector<Component> DecoderLayer::parts(const Shape& shape, DType dtype) {
-  std::vector<Component> parts = is_dense(shape)
-                                     ? AttentionLayer::parts(shape.attention_layer, dtype)
-                                     : MlaLayer::parts(shape.mla_layer, dtype, attention_name(shape.attention));
+std::vector<Component> DecoderLayer::parts(const Shape& shape, DType dtype, std::string_view algo) {
+  std::vector<Component> parts = is_dense(shape) ? AttentionLayer::parts(shape.attention_layer, dtype)
+                                                 : MlaLayer::parts(shape.mla_layer, dtype, mla_algo(shape, algo));
   const Component norm = part_of<RmsNorm>({units(shape), hidden_size(shape)}, dtype);
   parts.insert(parts.end(), {norm, norm});
   if (shape.ffn == Ffn::dense) {
@@ -88,11 +94,11 @@ std::vector<Component> DecoderLayer::parts(const Shape& shape, DType dtype) {
   return parts;
 }
 
-Cost DecoderLayer::cost(const Shape& shape, DType dtype, std::string_view) {
-  return sum(parts(shape, dtype));
+Cost DecoderLayer::cost(const Shape& shape, DType dtype, std::string_view algo) {
+  return sum(parts(shape, dtype, algo));
 }
 
-DecoderLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view, Arena& arena, uint64_t seed)
+DecoderLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view algo, Arena& arena, uint64_t seed)
     : shape_(shape) {
   const int64_t N = units(shape), H = hidden_size(shape);
   int64_t attended;  // the columns of W_o
@@ -100,7 +106,7 @@ DecoderLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view
     attention_layer_.emplace(shape.attention_layer, dtype, "", arena, seed);
     attended = attention_layer_->args().o.cols;
   } else {
-    mla_layer_.emplace(shape.mla_layer, dtype, attention_name(shape.attention), arena, seed);
+    mla_layer_.emplace(shape.mla_layer, dtype, mla_algo(shape, algo), arena, seed);
     attended = mla_layer_->args().o.cols;
   }
   if (shape.ffn == Ffn::dense) {
@@ -117,9 +123,9 @@ DecoderLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view
   // is the FFN's own tokens, times `shrink`, of which attention adds 1/256 (values of the arena's size, or made of such,
   // through W_o); and eps outweighs the mean squares, so that all tokens are scaled alike. The arena's int4 have a mean
   // and signs by scale, so that those of a scale add up: in W_o, and again in the FFN's use of its sums.
-  const double value =
-      is_dense(shape) ? Arena::kRms
-                      : Arena::kRms * Arena::rms(dtype) * std::sqrt(static_cast<double>(shape.mla_layer.kv_lora_rank));
+  const double value = is_dense(shape) ? Arena::kRms
+                                       : Arena::rms(cached_row(shape.mla_layer, dtype).dtype) * Arena::rms(dtype) *
+                                             std::sqrt(static_cast<double>(shape.mla_layer.kv_lora_rank));
   const float* tokens = dense_ffn_ ? dense_ffn_->args().x : moe_layer_->args().x;
   double squares = 0;
   for (int64_t i = 0; i < N * H; ++i) squares += static_cast<double>(tokens[i]) * tokens[i];

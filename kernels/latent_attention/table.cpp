@@ -9,15 +9,13 @@
 namespace mmb {
 
 std::span<const Kernel<LatentAttention>> LatentAttention::kernels() {
-  [[maybe_unused]] constexpr auto int8_alone = [](DType dtype) { return dtype == DType::int8; };
-  static constexpr Kernel<LatentAttention> list[] = {
-    {"flash", Impl::reference, reference::run<LatentAttention, reference::latent_attention<double>>},
-    MMB_KERNEL(LatentAttention, "flash", latent_attention)
-#if defined(__x86_64__)
-        {"integer", Impl::avx512vnni, avx512vnni::latent_attention_integer, int8_alone},
-    {"integer", Impl::amx, amx::latent_attention_integer, int8_alone},
-#endif
+  [[maybe_unused]] constexpr auto int8_alone = [](const Shape&, DType dtype) {
+    return dtype == DType::int8 && has_byte_dots();
   };
+  static constexpr Kernel<LatentAttention> list[] = {
+      {"flash", Impl::reference, reference::run<LatentAttention, reference::latent_attention<double>>},
+      MMB_KERNEL(LatentAttention, "flash", latent_attention)  //
+      MMB_DOT_KERNEL(LatentAttention, "integer", latent_attention_integer, int8_alone)};
   return list;
 }
 
@@ -112,13 +110,18 @@ const LatentAttention::Shape& checked(const LatentAttention::Shape& s) {
 
 // What algo `integer` rounds has even errors. A query element's, of at most 1/254 of the largest, has a deviation of
 // 1/(127 sqrt(12)) of it, and so has a score relative to what scores deviate by, times the largest query in deviations: here
-// 2 and 4.5, and 2.3 times that for tokens of the largest scale. A weight's, of at most 1/510 of the largest in its block, adds
-// up over the tokens of a block as the square root of their number. Errors of tokens add up as the tokens' own parts do.
+// 2 and 4.5, times 2.3 for tokens of the largest scale, and as much for queries from weights with such scales. A weight's, of
+// at most 1/510 of the largest in its block, adds up over the tokens of a block as the square root of their number. Errors of
+// tokens add up as the tokens' own parts do.
+double LatentAttention::rounding(std::string_view algo, DType weights) {
+  if (algo != "integer") return 0;
+  constexpr double kScores = 2, kLargestScale = 2.3, kBlock = 192;
+  const double largest_query = is_scaled(weights) ? 4.5 * kLargestScale : 4.5;
+  return (kScores * largest_query * kLargestScale / 127 + std::sqrt(kBlock) / 255) / std::sqrt(12.0);
+}
+
 double LatentAttention::tolerance(const Shape& shape, std::string_view algo) {
-  const double plain = sum_tolerance(shape.context) + 48 * 0x1p-24;  // attention.cpp
-  if (algo != "integer") return plain;
-  constexpr double kScores = 2, kLargestQuery = 4.5, kLargestScale = 2.3, kBlock = 192;
-  return (kScores * kLargestQuery * kLargestScale / 127 + std::sqrt(kBlock) / 255) / std::sqrt(12.0) + plain;
+  return sum_tolerance(shape.context) + 48 * 0x1p-24 + rounding(algo);  // attention.cpp
 }
 
 LatentAttention::Problem::Problem(const Shape& shape, DType dtype, std::string_view algo, Arena& arena, uint64_t seed)

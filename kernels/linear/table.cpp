@@ -11,10 +11,10 @@ namespace mmb {
 
 namespace {
 
-[[maybe_unused]] bool is_f32(DType dtype) {
+[[maybe_unused]] bool is_f32(const Linear::Shape&, DType dtype) {
   return dtype == DType::f32;
 }
-[[maybe_unused]] bool is_bf16(DType dtype) {
+[[maybe_unused]] bool is_bf16(const Linear::Shape&, DType dtype) {
   return dtype == DType::bf16;
 }
 

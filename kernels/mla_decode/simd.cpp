@@ -42,6 +42,13 @@ MMB_OP void copy_rope(const float* q, int64_t count, int64_t dn, int64_t D, int6
     memcpy(out + i * (R + D) + R, q + i * (dn + D) + dn, static_cast<size_t>(4 * D));
 }
 
+MMB_OP void attend(const LatentAttention::Shape& shape, const LatentAttention::Args& args,
+                   [[maybe_unused]] bool integer) {
+  if constexpr (kMayHaveDots)
+    if (integer) return latent_attention_integer(shape, args);
+  latent_attention(shape, args);
+}
+
 }  // namespace
 
 void mla_decode_absorbed(const MlaDecode::Shape& shape, const MlaDecode::Args& args) noexcept {
@@ -54,8 +61,8 @@ void mla_decode_absorbed(const MlaDecode::Shape& shape, const MlaDecode::Args& a
     auto* latent = scratch.shared<float>(N * nh * R);
     copy_rope(args.q, N * nh, dn, D, R, q);
     per_head(w_ku, N, nh, args.q, dn + D, q, R + D);
-    latent_attention({shape.batch, shape.new_tokens, shape.context, shape.shortest, nh, R, D},
-                     {args.sequences, q, args.cache, args.cache_dtype, args.capacity, args.scale, latent});
+    attend({shape.batch, shape.new_tokens, shape.context, shape.shortest, nh, R, D},
+           {args.sequences, q, args.cache, args.cache_dtype, args.capacity, args.scale, latent}, args.integer);
     per_head(args.w_uv, N, nh, latent, R, args.out, shape.v_head_dim);
   });
 }

@@ -12,11 +12,13 @@ std::span<const Kernel<MlaDecode>> MlaDecode::kernels() {
   static constexpr auto kReference = reference::run<MlaDecode, reference::mla_decode<double>>;
   static constexpr Kernel<MlaDecode> list[] = {
       {"absorbed", Impl::reference, kReference},
-      {"expanded", Impl::reference, kReference},
-      {"reexpanded", Impl::reference, reference::run<MlaDecode, reference::mla_prefill_expanded<double>>},
-      MMB_KERNEL(MlaDecode, "absorbed", mla_decode_absorbed)  //
-      MMB_KERNEL(MlaDecode, "expanded", mla_decode_expanded)  //
-      MMB_KERNEL(MlaDecode, "reexpanded", mla_prefill_expanded)};
+      {"expanded", Impl::reference, kReference, over_plain<Shape>},
+      {"reexpanded", Impl::reference, reference::run<MlaDecode, reference::mla_prefill_expanded<double>>,
+       over_plain<Shape>},
+      MMB_KERNEL(MlaDecode, "absorbed", mla_decode_absorbed)                       //
+      MMB_DOT_KERNEL(MlaDecode, "integer", mla_decode_absorbed, over_int8<Shape>)  //
+      MMB_KERNEL(MlaDecode, "expanded", mla_decode_expanded, over_plain<Shape>)    //
+      MMB_KERNEL(MlaDecode, "reexpanded", mla_prefill_expanded, over_plain<Shape>)};
   return list;
 }
 
@@ -54,11 +56,13 @@ Cost MlaDecode::cost(const Shape& shape, DType dtype, std::string_view algo) {
     cost.kv_bytes = T * nh * (dn + D + dv) * size;
   } else {
     // Keys and values that are expanded on the way are f32.
-    const bool absorbed = algo == "absorbed";
+    const bool absorbed = algo != "reexpanded", integer = algo == "integer";
     const double core = absorbed ? 2 * nh * (2 * R + D) * P : useful_flops(shape),
                  projection = 2 * (absorbed ? N : T) * weights;
     cost.flops = core + projection;
-    cost.bf16_flops = bf16_flops(projection, dtype) + (absorbed ? bf16_flops(core, cached_row(shape, dtype).dtype) : 0);
+    cost.bf16_flops =
+        bf16_flops(projection, dtype) + (absorbed && !integer ? bf16_flops(core, cached_row(shape, dtype).dtype) : 0);
+    cost.int8_flops = integer ? core : 0;
     cost.digit_flops = digit_flops(projection, dtype);
     cost.weight_bytes = weight_bytes(shape.qk_nope_head_dim, shape.kv_lora_rank, dtype, shape.num_attention_heads) +
                         weight_bytes(shape.v_head_dim, shape.kv_lora_rank, dtype, shape.num_attention_heads);
@@ -91,14 +95,14 @@ MlaDecode::Problem::Problem(const Shape& shape, DType dtype, std::string_view al
     : shape_(checked(shape)),
       arena_(arena),
       expanded_(algo == "expanded"),
+      // As in attention.cpp, between two products: to the latent and from it.
+      tolerance_(sum_tolerance(shape.context + shape.qk_nope_head_dim + shape.kv_lora_rank) + 64 * 0x1p-24 +
+                 LatentAttention::rounding(algo, dtype)),
       batch_(shape.batch, shape.new_tokens, shape.context, shape.shortest),
       q_(batch_.tokens() * shape.num_attention_heads * (shape.qk_nope_head_dim + shape.qk_rope_head_dim)),
       out_(batch_.tokens() * shape.num_attention_heads * shape.v_head_dim),
       expected_(out_.size()) {
   const int64_t R = shape.kv_lora_rank, dn = shape.qk_nope_head_dim, D = shape.qk_rope_head_dim;
-  MMB_REQUIRE(!is_scaled(shape.cache) || algo == "absorbed", "multi-head latent attention: a cache in "
-                                                                 << mmb::name(shape.cache)
-                                                                 << " is for absorbed alone, not " << algo);
   // An expanded key's deviation is that of its cached values, or that of R products of these and weights.
   const LatentRow row = cached_row(shape, dtype);
   const double latent = Arena::rms(row.dtype), rope = Arena::rms(row.rope_type()),
@@ -106,7 +110,7 @@ MlaDecode::Problem::Problem(const Shape& shape, DType dtype, std::string_view al
   const double score = std::sqrt(nope * nope * static_cast<double>(dn) + rope * rope * static_cast<double>(D));
   const double scale = 1 / std::sqrt(static_cast<double>(dn + D));
   fill_normal(q_, seed, 2 / (score * scale));  // scores of deviation 2
-  const bool transposed = algo == "absorbed";
+  const bool integer = algo == "integer", transposed = algo == "absorbed" || integer;
   args_ = {.sequences = batch_.view(),
            .q = q_.data(),
            .cache = nullptr,
@@ -117,7 +121,8 @@ MlaDecode::Problem::Problem(const Shape& shape, DType dtype, std::string_view al
            .w_uk = {nullptr, dtype, transposed, dn, R},
            .w_uv = {nullptr, dtype, false, shape.v_head_dim, R},
            .scale = static_cast<float>(scale),
-           .out = out_.data()};
+           .out = out_.data(),
+           .integer = integer};
   next();
 }
 
@@ -138,9 +143,7 @@ void MlaDecode::Problem::next() {
 
 std::vector<Output> MlaDecode::Problem::outputs(const Args& args, int64_t unit) const {
   const float* out = args.out + unit * shape_.v_head_dim;
-  // As in attention.cpp, between two products: to the latent and from it.
-  const int64_t terms = shape_.context + shape_.qk_nope_head_dim + shape_.kv_lora_rank;
-  return {{"out", {out, out + shape_.v_head_dim}, sum_tolerance(terms) + 64 * 0x1p-24}};
+  return {{"out", {out, out + shape_.v_head_dim}, tolerance_}};
 }
 
 }  // namespace mmb

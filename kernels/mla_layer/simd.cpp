@@ -25,7 +25,7 @@ template <class Attend>
     attend({shape.batch, shape.new_tokens, shape.context, shape.shortest, nh, shape.kv_lora_rank,
             shape.qk_nope_head_dim, shape.qk_rope_head_dim, dv},
            {sequences, q, args.cache, nullptr, nullptr, args.cache_dtype, args.capacity, args.w_uk, args.w_uv,
-            args.scale, context});
+            args.scale, context, args.integer});
     linear({N, nh * dv, H}, {context, args.o, args.y});
   });
 }

@@ -14,6 +14,11 @@ MlaDecode::Shape attention_shape(const MlaLayer::Shape& s) {
           s.kv_lora_rank, s.qk_nope_head_dim, s.qk_rope_head_dim, s.v_head_dim, s.cache};
 }
 
+// Where the two parts of a row are rounded in steps of their own, those of the latent are the larger.
+double rounding_of_cache(const LatentRow& row) {
+  return layer_tolerance(row.dtype, row.rope_type() == row.dtype ? std::min(row.latent, row.rope) : row.latent);
+}
+
 const MlaLayer::Shape& checked(const MlaLayer::Shape& s) {
   MMB_REQUIRE(s.hidden_size > 0 && s.num_attention_heads > 0 && s.q_lora_rank >= 0,
               "mla_layer: hidden_size " << s.hidden_size << ", num_attention_heads " << s.num_attention_heads
@@ -31,9 +36,10 @@ const MlaLayer::Shape& checked(const MlaLayer::Shape& s) {
 std::span<const Kernel<MlaLayer>> MlaLayer::kernels() {
   static constexpr Kernel<MlaLayer> list[] = {
       {"absorbed", Impl::reference, reference::run<MlaLayer, reference::mla_layer_absorbed<double>>},
-      {"expanded", Impl::reference, reference::run<MlaLayer, reference::mla_layer_expanded<double>>},
-      MMB_KERNEL(MlaLayer, "absorbed", mla_layer_absorbed)  //
-      MMB_KERNEL(MlaLayer, "expanded", mla_layer_expanded)};
+      {"expanded", Impl::reference, reference::run<MlaLayer, reference::mla_layer_expanded<double>>, over_plain<Shape>},
+      MMB_KERNEL(MlaLayer, "absorbed", mla_layer_absorbed)                       //
+      MMB_DOT_KERNEL(MlaLayer, "integer", mla_layer_absorbed, over_int8<Shape>)  //
+      MMB_KERNEL(MlaLayer, "expanded", mla_layer_expanded, over_plain<Shape>)};
   return list;
 }
 
@@ -84,20 +90,21 @@ MlaLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view alg
       expected_(x_.size()),
       positions_(positions_of(batch_.view())),
       inv_freq_(plain_inv_freq(shape.qk_rope_head_dim)),
-      cache_(arena, batch_.view(), 1, shape.context, cached_row(shape, dtype).bytes()) {
-  MMB_REQUIRE(!is_scaled(shape.cache) || algo == "absorbed",
-              name << ": a cache in " << mmb::name(shape.cache) << " is for absorbed alone, not " << algo);
+      cache_(arena, batch_.view(), 1, shape.context, cached_row(shape, dtype).bytes()),
+      tolerance_(rounding_of_cache(cached_row(shape, dtype)) + LatentAttention::rounding(algo, dtype)) {
   const int64_t H = shape.hidden_size, Q = shape.q_lora_rank, R = shape.kv_lora_rank, nh = shape.num_attention_heads,
                 dn = shape.qk_nope_head_dim, D = shape.qk_rope_head_dim, dv = shape.v_head_dim;
-  // With inputs of this size new queries and latents have the deviation of the arena's values. The part of a score from
-  // the latents is a sum of dn * R products of three such values, that from the rope keys one of D products of two.
+  // With inputs of this size new queries and latents have the deviation of the arena's values, f32 and cached. The part of a
+  // score from the latents is a sum of dn * R products of three such values, that from the rope keys one of D products of two.
   constexpr double kDeviation = Arena::kRms;
-  const double weight = Arena::rms(dtype), unit = kDeviation / weight;
+  const LatentRow row = cached_row(shape, dtype);
+  const double weight = Arena::rms(dtype), unit = kDeviation / weight, latent = Arena::rms(row.dtype),
+               rope = Arena::rms(row.rope_type());
   fill_normal(x_, seed, unit / std::sqrt(static_cast<double>(H)));
   fill_normal(q_a_norm_, seed + 1, unit / std::sqrt(static_cast<double>(std::max<int64_t>(Q, 1))));
-  fill_normal(kv_a_norm_, seed + 2, kDeviation);
+  fill_normal(kv_a_norm_, seed + 2, latent);
   const double deviation =
-      std::hypot(kDeviation * weight * kDeviation * std::sqrt(dn * R), std::pow(kDeviation, 2) * std::sqrt(D));
+      kDeviation * std::hypot(weight * latent * std::sqrt(dn * R), rope * std::sqrt(static_cast<double>(D)));
 
   const auto matrix = [&](int64_t rows, int64_t cols) { return Matrix{nullptr, dtype, false, rows, cols}; };
   args_ = {.sequences = batch_.view(),
@@ -114,11 +121,12 @@ MlaLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view alg
            .cache = nullptr,
            .cache_dtype = cache_type(dtype, shape.cache),
            .capacity = shape.context,
-           .w_uk = {nullptr, dtype, algo == "absorbed", dn, R},
+           .w_uk = {nullptr, dtype, algo != "expanded", dn, R},
            .w_uv = matrix(dv, R),
            .scale = static_cast<float>(2 / deviation),
            .o = matrix(H, nh * dv),
-           .y = y_.data()};
+           .y = y_.data(),
+           .integer = algo == "integer"};
   take();
 }
 
@@ -140,15 +148,9 @@ const MlaLayer::Args& MlaLayer::Problem::expected() const {
   return expected_args_;
 }
 
-double MlaLayer::Problem::tolerance() const {
-  const LatentRow row = cached_row(shape_, args_.o.dtype);
-  // Where the two parts are rounded in steps of their own, those of the latent are the larger.
-  return layer_tolerance(row.dtype, row.rope_type() == row.dtype ? std::min(row.latent, row.rope) : row.latent);
-}
-
 std::vector<Output> MlaLayer::Problem::outputs(const Args& args, int64_t unit) const {
   const float* y = args.y + unit * shape_.hidden_size;
-  return {{"y", {y, y + shape_.hidden_size}, tolerance()}};
+  return {{"y", {y, y + shape_.hidden_size}, tolerance_}};
 }
 
 }  // namespace mmb

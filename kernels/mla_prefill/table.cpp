@@ -15,9 +15,11 @@ std::string_view decode_algo(std::string_view algo) {
 std::span<const Kernel<MlaPrefill>> MlaPrefill::kernels() {
   static constexpr Kernel<MlaPrefill> list[] = {
       {"absorbed", Impl::reference, reference::run<MlaPrefill, reference::mla_prefill<double>>},
-      {"expanded", Impl::reference, reference::run<MlaPrefill, reference::mla_prefill_expanded<double>>},
-      MMB_KERNEL(MlaPrefill, "absorbed", mla_decode_absorbed)  //
-      MMB_KERNEL(MlaPrefill, "expanded", mla_prefill_expanded)};
+      {"expanded", Impl::reference, reference::run<MlaPrefill, reference::mla_prefill_expanded<double>>,
+       over_plain<Shape>},
+      MMB_KERNEL(MlaPrefill, "absorbed", mla_decode_absorbed)                       //
+      MMB_DOT_KERNEL(MlaPrefill, "integer", mla_decode_absorbed, over_int8<Shape>)  //
+      MMB_KERNEL(MlaPrefill, "expanded", mla_prefill_expanded, over_plain<Shape>)};
   return list;
 }
 

@@ -69,7 +69,7 @@ void linear(const Linear::Shape& shape, const Linear::Args& args) noexcept {
   stream().wait();
 }
 
-bool takes(DType dtype) {
+bool takes(const Linear::Shape&, DType dtype) {
   if (is_scaled(dtype)) return false;
   try {
     product({1, 16, 16}, dtype);

@@ -25,7 +25,7 @@ std::string version();                                                       // 
 #if defined(MMB_HAS_ONEDNN)
 namespace mmb::onednn {
 void linear(const Linear::Shape& shape, const Linear::Args& args) noexcept;  // W as pack lays it out
-bool takes(DType dtype);                                                     // bf16 not on every CPU
+bool takes(const Linear::Shape& shape, DType dtype);                         // bf16 not on every CPU
 int64_t packed_bytes(const Linear::Shape& shape, DType dtype);
 void pack(const Linear::Shape& shape, DType dtype, const void* row_major, void* packed);
 void unpack(const Linear::Shape& shape, DType dtype, const void* packed, void* row_major);

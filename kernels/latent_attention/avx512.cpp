@@ -12,8 +12,8 @@ namespace {
 
 // kTile tokens and N vectors of rows.
 template <int N>
-[[gnu::noinline]] void score_tile(const int8_t* q, int64_t apart, int64_t steps, const uint8_t* keys, int64_t stride,
-                                  const int32_t* start, int32_t* sums, Prefetch ahead) {
+MMB_DOTS [[gnu::noinline]] void score_tile(const int8_t* q, int64_t apart, int64_t steps, const uint8_t* keys,
+                                           int64_t stride, const int32_t* start, int32_t* sums, Prefetch ahead) {
   constexpr int kTile = kAccumulators / N, kThirds = ceil_div(kTile, 3);
   const uint8_t* key[kThirds];  // of every third token; the next two are one and two strides on
   MMB_UNROLL
@@ -53,8 +53,9 @@ constexpr int kMixRows = 8;
 
 // kMixRows rows and N vectors of dims, for `steps` times four tokens.
 template <int N>
-[[gnu::noinline]] void mix_tile(const uint32_t* weights, const float* alpha, const float* unit, const int32_t* start,
-                                const int8_t* values, int64_t steps, float* o, int64_t o_stride) {
+MMB_DOTS [[gnu::noinline]] void mix_tile(const uint32_t* weights, const float* alpha, const float* unit,
+                                         const int32_t* start, const int8_t* values, int64_t steps, float* o,
+                                         int64_t o_stride) {
   VecInt acc[kMixRows][N];
   MMB_UNROLL
   for (int r = 0; r < kMixRows; ++r) {
