@@ -54,6 +54,7 @@ class Rows {
 
   std::vector<const Result*> of(const std::string& op) const {
     std::vector<const Result*> found;
+    if (empty()) return found;
     for (const Result* r : rows_)
       if (r->name.op == op && r->name.impl == impl() && (r->name.model == "none" || r->name.dtype == dtype()))
         found.push_back(r);
@@ -474,8 +475,7 @@ void print_verdict(const Suite& suite, std::span<const Result> results, const Pr
 std::map<std::string, std::string> dense_equivalents(const Suite& suite, std::span<const Result> results) {
   const Rows rows(results);
   std::set<std::string> names;
-  if (!rows.empty())
-    for (const Result* r : rows.of("moe_experts")) names.insert(r->name.model);
+  for (const Result* r : rows.of("moe_experts")) names.insert(r->name.model);
   const auto flops = rows.peak("fma_peak", "gflops"), bytes = rows.peak("stream_read", "gbs");
   std::string ideal, measured;
   const auto add = [](std::string& curve, int64_t batch, double billions) {

@@ -343,6 +343,12 @@ class BenchMla(unittest.TestCase):
         self.assertEqual({name.split("tokens:2/")[1].split("/threads")[0] for name in linear},
                          {"in_features:88/out_features:70", "in_features:70/out_features:101"}, names)
 
+    def test_peaks_alone_are_a_run(self):
+        file = self.path("peaks.json")
+        outcome = run("run", "--profile", "smoke", "--op", "fma_peak,stream_read", "--out", file)
+        self.assertEqual(outcome.returncode, 0, outcome.stderr)
+        self.assertEqual({row["name"].split("/")[0] for row in load(file)["benchmarks"]}, {"fma_peak", "stream_read"})
+
     def test_what_cannot_run_is_said_and_not_timed(self):
         outcome = run("list", "--memory", "64Mi", "--op", "linear,moe_router", "--model", "DeepSeek-V3")
         self.assertIn("moe_router/", outcome.stdout)
