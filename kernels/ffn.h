@@ -34,10 +34,10 @@ struct FfnScratch {
 };
 
 MMB_OP int64_t panels_at_once(int64_t tokens, DType weights) {
-  return on_tiles(weights, tokens) ? kNearPanels : panels_of_tile(tokens, weights);
+  return on_tiles(weights, tokens) || on_bytes(weights, tokens) ? kNearPanels : panels_of_tile(tokens, weights);
 }
 
-// hidden = silu(gate x) * up x for `panels` of one FFN; x and hidden are packed, but for byte tiles, which want a row's
+// hidden = silu(gate x) * up x for `panels` of one FFN; x and hidden are packed, but for products of bytes, which want a row's
 // largest first: those are rows.
 MMB_OP void up_panels(const FfnWork& work, Share panels, const float* x, float* hidden, float* rows,
                       const FfnScratch& own) {
@@ -51,7 +51,7 @@ MMB_OP void up_panels(const FfnWork& work, Share panels, const float* x, float* 
     for (int64_t i = 0; i < M * W; i += kLanes) store(own.a + i, silu(load(own.a + i)) * load(own.b + i));
     const int64_t begin = p * kPanel, end = group.end * kPanel;
     const Share columns{begin, end < I ? end : I};
-    if (on_byte_tiles(ffn.down.dtype, M))
+    if (on_bytes(ffn.down.dtype, M))
       for (int64_t m = 0; m < M; ++m)
         memcpy(rows + m * I + begin, own.a + m * W, static_cast<size_t>(4 * (columns.end - begin)));
     else
@@ -98,11 +98,11 @@ MMB_OP void add_ffns(const FfnWork* works, int64_t count, const float* x, float*
   bool in_rows = false;
   for (int64_t i = 0; i < count; ++i) {
     if (works[i].tokens > most) most = works[i].tokens;
-    in_rows = in_rows || on_byte_tiles(works[i].ffn->down.dtype, works[i].tokens);
+    in_rows = in_rows || on_bytes(works[i].ffn->down.dtype, works[i].tokens);
     total += panel_count(works[i].ffn->gate) * panel_cost(works[i]);
   }
   Scratch scratch;
-  const int64_t results = most * (kHasTiles ? kNearPanels : kMaxPanels) * kPanel;
+  const int64_t results = most * (kMayHaveBytes ? kNearPanels : kMaxPanels) * kPanel;
   FfnScratch own;
   own.a = scratch.own<float>(2 * results + kMatmulScratch);
   own.b = own.a + results;
@@ -128,7 +128,7 @@ MMB_OP void add_ffns(const FfnWork* works, int64_t count, const float* x, float*
   if (in_rows) {
     for (int64_t i = 0; i < count; ++i) {
       const int64_t first = works[i].first - works[0].first, M = works[i].tokens, I = works[i].ffn->gate.rows;
-      if (on_byte_tiles(works[i].ffn->down.dtype, M))
+      if (on_bytes(works[i].ffn->down.dtype, M))
         pack_digit_rows(rows + first * width, I, nullptr, M, I, share(M), hidden + first * packed_row(width));
     }
     barrier();

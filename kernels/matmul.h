@@ -111,13 +111,14 @@ MMB_OP constexpr bool on_dots(DType weights, int64_t tokens) {
 }
 
 // The product runs on the level's matrix unit, which fewer tokens would leave too empty to keep up with memory, or with
-// widening: in bf16, or in bytes.
+// widening.
 MMB_OP constexpr bool on_tiles(DType weights, int64_t tokens) {
-  return kHasTiles && ((weights == DType::bf16 && tokens >= 9) || (weights == DType::fp8 && tokens >= 13) ||
-                       (weights == DType::int8 && tokens > kDotsTokens));
+  return kHasTiles && ((weights == DType::bf16 && tokens >= 9) || (weights == DType::fp8 && tokens >= 13));
 }
-MMB_OP constexpr bool on_byte_tiles(DType weights, int64_t tokens) {
-  return weights == DType::int8 && on_tiles(weights, tokens);
+// More tokens than on_dots has meet int8 weights in products of bytes too (linear/bytes.h), with digits of whole rows.
+constexpr bool kMayHaveBytes = kHasTiles || kMayHaveDots;
+MMB_OP bool on_bytes(DType weights, int64_t tokens) {
+  return kMayHaveBytes && weights == DType::int8 && tokens > kDotsTokens && (kHasTiles || has_byte_dots());
 }
 
 // Token tiles of the matrix unit, of even height too.
@@ -217,7 +218,7 @@ template <class E>
   }
 }
 
-// Rows `own` as digits for the matrix unit, [tile][step of 64 columns][digit][token of the tile][64], and behind all of them
+// Rows `own` as digits for products of bytes, [tile][step of 64 columns][digit][token of the tile][64], and behind all of them
 // a unit for each row: what is rounded is at the most 2^-23 of the row's largest.
 constexpr int64_t kByteColumns = 64;
 MMB_OP constexpr int64_t digit_bytes(int64_t cols) {
@@ -257,7 +258,9 @@ template <class E>
 
 // Floats of a token, at the most.
 MMB_OP constexpr int64_t packed_row(int64_t cols) {
-  return kHasTiles ? round_up(cols, kByteColumns) * kTerms<float> / 2 : padded_columns(cols);
+  return kHasTiles       ? round_up(cols, kByteColumns) * kTerms<float> / 2
+         : kMayHaveBytes ? round_up(cols, kByteColumns)
+                         : padded_columns(cols);
 }
 
 // Floats of all tokens; a tile of the matrix unit may read as many rows as the highest one has.
@@ -266,7 +269,7 @@ MMB_OP constexpr int64_t packed_size(int64_t tokens, int64_t cols) {
 }
 
 // Columns [columns.begin, columns.end) of `cols`, and the padding behind the last; begin is a multiple of 16, and x points
-// to it. On byte tiles all columns at once. `rows` picks the rows of x (null: all in order).
+// to it. For products of bytes all columns at once. `rows` picks the rows of x (null: all in order).
 template <class E>
 MMB_OP void pack(const E* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols, DType weights,
                  Share columns, float* packed) {
@@ -274,7 +277,7 @@ MMB_OP void pack(const E* x, int64_t stride, const int32_t* rows, int64_t tokens
   if (columns.end >= cols) columns.end = padded_columns(cols);
   if (on_dots(weights, tokens) && has_byte_dots())
     return pack_digits(x, stride, rows, tokens, cols, weights, columns, packed);
-  if (on_byte_tiles(weights, tokens)) return pack_digit_rows(x, stride, rows, tokens, cols, {0, tokens}, packed);
+  if (on_bytes(weights, tokens)) return pack_digit_rows(x, stride, rows, tokens, cols, {0, tokens}, packed);
   if (on_tiles(weights, tokens))
     pack_terms(x, stride, rows, tokens, cols, columns, packed);
   else
@@ -285,20 +288,21 @@ MMB_OP void pack(const E* x, int64_t stride, const int32_t* rows, int64_t tokens
 template <class E>
 MMB_OP void pack_tokens(const E* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols, DType weights,
                         float* packed) {
-  if (on_byte_tiles(weights, tokens)) return pack_digit_rows(x, stride, rows, tokens, cols, share(tokens), packed);
+  if (on_bytes(weights, tokens)) return pack_digit_rows(x, stride, rows, tokens, cols, share(tokens), packed);
   const Share lines = share(ceil_div(cols, kPanel));
   const Share columns{lines.begin * kPanel, lines.end * kPanel < cols ? lines.end * kPanel : cols};
   pack(x + columns.begin, stride, rows, tokens, cols, weights, columns, packed);
 }
 
-// The matrix unit's sums: tiles of tokens and panels that are near each other. And its block of columns, in steps.
+// Sums in blocks: tiles of tokens and panels that are near each other. And the matrix unit's block of columns, in steps.
 constexpr int64_t kNearTiles = 16, kNearPanels = 32, kBlockSteps = 4;
 
-// Floats of own scratch that matmul needs: for widened lines; on the matrix unit for its sums, those of one block and tile of
-// tokens, and the block's lines in bf16.
+// Floats of own scratch that matmul needs: for widened lines; for sums of near tiles; on the matrix unit for those of one block
+// and tile of tokens, and the block's lines in bf16.
 constexpr int64_t kMatmulScratch =
-    kHasTiles ? kNearPanels * (kTileRows * kPanel * (kNearTiles + 1) + kBlockSteps * kTileBytes / 4)
-              : kColumnBlock * kPanel * kMaxPanels;
+    kHasTiles       ? kNearPanels * (kTileRows * kPanel * (kNearTiles + 1) + kBlockSteps * kTileBytes / 4)
+    : kMayHaveBytes ? kNearPanels * kTileRows * kPanel * kNearTiles
+                    : kColumnBlock * kPanel * kMaxPanels;
 
 }  // namespace
 

@@ -441,6 +441,18 @@ MMB_DOTS MMB_OP VecInt dot(VecInt sums, [[maybe_unused]] VecInt u8, [[maybe_unus
 #endif
 }
 
+// The same with four bytes of s8 from memory for every sum. Compilers broadcast them in an instruction of its own, which takes
+// twice the time.
+MMB_DOTS MMB_OP VecInt dot_four(VecInt sums, [[maybe_unused]] VecInt u8, [[maybe_unused]] const void* s8) {
+#if defined(__AVX512F__)
+  struct [[gnu::packed, gnu::may_alias]] Four {
+    int32_t bytes;
+  };
+  __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(u8), "m"(*static_cast<const Four*>(s8)));
+#endif
+  return sums;
+}
+
 // From here on the compiler does not know where x, a pointer or a stride, came from. It would else index many rows from one
 // pointer, with more offsets than there are registers.
 template <class T>

@@ -89,7 +89,7 @@ TEST(Linear, IntegerWeightsMeetActivationsOfAnySize) {
     const PackedMatrix packed(w, rows, cols, dtype);
     for (const auto& kernel : Linear::kernels()) {
       if (!supported(kernel.impl) || !takes(kernel, {}, dtype)) continue;
-      for (int64_t tokens : {1, 2, 3, 4, 5}) {
+      for (int64_t tokens : {1, 2, 3, 4, 5, 9, 17}) {
         std::vector<float> x(static_cast<size_t>(tokens * cols)), y(static_cast<size_t>(tokens * rows));
         fill_normal(x, 4);
         for (size_t i = 0; i < x.size(); ++i) {

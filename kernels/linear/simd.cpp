@@ -16,6 +16,7 @@
 #include "mmb/linear.h"
 
 #include "../matmul.h"
+#include "bytes.h"
 #include "tiles.h"
 
 namespace mmb::MMB_IMPL {
@@ -192,7 +193,7 @@ MMB_DOTS MMB_OP void dot_step(Vec (&acc)[MR][NP], const Digits* x, const PanelGr
       for (int d = 0; d < 3; ++d) {
         sums[d] = VecInt{} + x[m].start[d];
         MMB_UNROLL
-        for (int i = 0; i < 4; ++i) sums[d] = dot(sums[d], bytes[i], broadcast_four(x[m].digit[d] + 4 * i));
+        for (int i = 0; i < 4; ++i) sums[d] = dot_four(sums[d], bytes[i], x[m].digit[d] + 4 * i);
       }
       const Vec high = __builtin_convertvector(sums[0], Vec),
                 low = __builtin_convertvector((sums[1] << 8) + sums[2], Vec), sum = fma(high, broadcast(65536), low);
@@ -324,8 +325,9 @@ class ScaledLines {
 template <class T>
 MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tokens, const Matrix& w, Share panels,
                       float* y, int64_t y_stride, float* scratch) {
-  if constexpr (kHasTiles && kTypeOf<T> == DType::int8) {
-    if (on_byte_tiles(w.dtype, tokens)) return byte_panels<TileUnit>(packed, tokens, w, panels, y, y_stride, scratch);
+  if constexpr (kMayHaveBytes && kTypeOf<T> == DType::int8) {
+    using Products = std::conditional_t<kHasTiles, TileProducts<TileUnit>, DotProducts>;
+    if (on_bytes(w.dtype, tokens)) return byte_panels<Products>(packed, tokens, w, panels, y, y_stride, scratch);
   } else if constexpr (kHasTiles && kTypeOf<T> != DType::f32 && kTypeOf<T> != DType::int4) {
     if (on_tiles(w.dtype, tokens)) {
       const auto run = [&](const auto& weights) {

@@ -10,10 +10,7 @@
 // overlap in part only; sums wait in stores, a quarter of the time; packing the terms takes an eighth.
 // fp8 is whole in bf16 without its scales. A block's lines are widened once for all tiles of tokens, into 128 KB of scratch;
 // its sums start from zero, and are scaled as they join the others.
-// int8 stays as it is: the tokens are digits (matmul.h), three products of bytes instead of three of bf16, at twice the rate.
-// Roof, V2-Lite's 2048 x 2048, of a third of the rate of bytes: 8 tokens 0.57 (of memory), 32 0.37, 128 0.37, 512 0.41: 1.6,
-// 1.9, 1.8 and 1.9 times as fast as by way of bf16. What is missing: loads of tiles, four for three products, and sums that
-// leave the unit every 512 columns.
+// int8: bytes.h.
 #pragma once
 
 #include "../matmul.h"
@@ -166,101 +163,6 @@ template <class Unit, int Terms, class Weights>
                    static_cast<size_t>(4 * (outputs < width ? outputs : width)));
         }
       }
-    }
-  }
-}
-
-// Sums [digit][16][16] of one tile of tokens over `steps` steps of 64 columns, of which `lines` lines of the panel exist.
-template <class Unit>
-[[gnu::noinline]] void byte_product(Unit& unit, const int8_t* digits, int64_t height, const char* right, int64_t lines,
-                                    int64_t steps, BlockAhead ahead, int32_t* sums) {
-  const int64_t digit_apart = height * kByteColumns;
-  each_tile<3>([&](auto d) { unit.template zero<d>(); });
-  for (int64_t step = 0; step < steps; ++step) {
-    ahead.fetch();
-    each_tile<3>([&](auto d) { unit.template load_left<d>(digits + d * digit_apart, kByteColumns); });
-    const int64_t left = lines - step * 16;
-    if (left >= 16) {
-      unit.load_right(right, 64);
-    } else {  // the last columns
-      alignas(64) char padded[kTileBytes] = {};
-      memcpy(padded, right, static_cast<size_t>(64 * left));
-      unit.load_right(padded, 64);
-    }
-    each_tile<3>([&](auto d) { unit.template dot_signed<d, d>(); });
-    digits += 3 * digit_apart;
-    right += kTileBytes;
-  }
-  each_tile<3>([&](auto d) { unit.template store_sum<d>(sums + d * kTileRows * kPanel, 64); });
-}
-
-// sums = what products [digit][16][16] amount to, or sums += that, for `height` rows.
-MMB_OP void add_digits(const int32_t* products, int64_t height, float* sums, bool add) {
-  constexpr int64_t kSums = kTileRows * kPanel;
-  for (int64_t i = 0; i < height * kPanel; i += kLanes) {
-    const auto product = [&](int d) { return __builtin_convertvector(load_ints(products + d * kSums + i), Vec); };
-    const Vec sum = fma(fma(product(0), broadcast(256), product(1)), broadcast(256), product(2));
-    store(sums + i, add ? load(sums + i) + sum : sum);
-  }
-}
-
-// What linear_panels promises, for int8 weights and tokens in digits: three products of bytes, exact in int32, give a block's
-// sums, which add up in f32 and meet their units and scales at the end.
-// Blocking: 8 steps of 64 columns: a tile's digits (24 KB) stay in L1 while the lines of 32 panels (256 KB, in L2) pass by.
-template <class Unit>
-[[gnu::noinline]] void byte_panels(const float* packed, int64_t tokens, const Matrix& w, Share panels, float* y,
-                                   int64_t y_stride, float* scratch) {
-  constexpr int64_t kSums = kTileRows * kPanel, kSteps = 8;
-  const int64_t lines = ceil_div(w.cols, 4), steps = ceil_div(lines, 16);
-  const auto* digits = reinterpret_cast<const int8_t*>(packed);
-  const float* units = packed + tokens * digit_bytes(w.cols) / 4;
-  const TokenTiles tiles = unit_tiles(tokens);
-  Unit unit(ceil_div(tokens, tiles.tiles));
-  const auto line = [&](int64_t p, int64_t step) {
-    return static_cast<const char*>(w.data) + (p * lines + step * 16) * 64;
-  };
-  for (int64_t t0 = 0; t0 < tiles.tiles; t0 += kNearTiles) {
-    const int64_t t1 = min_of(t0 + kNearTiles, tiles.tiles);
-    for (int64_t p0 = panels.begin; p0 < panels.end; p0 += kNearPanels) {
-      const int64_t p1 = min_of(p0 + kNearPanels, panels.end);
-      const auto sums = [&](int64_t t, int64_t p) { return scratch + ((t - t0) * kNearPanels + p - p0) * kSums; };
-      for (int64_t step = 0; step < steps; step += kSteps) {
-        const int64_t count = min_of(kSteps, steps - step);
-        const bool last = step + kSteps >= steps;
-        for (int64_t t = t0; t < t1; ++t) {
-          const int64_t begin = tiles.begin(t), height = tiles.begin(t + 1) - begin;
-          const int8_t* left = digits + begin * digit_bytes(w.cols) + step * 3 * height * kByteColumns;
-          for (int64_t p = p0; p < p1; ++p) {
-            // What comes after this block: the next one, or the first one of the panels after these.
-            // Of as many panels as there are streams, this one's part.
-            const int64_t first = p - (p - p0) % BlockAhead::kStreams, visit = (p - first) * (t1 - t0) + t - t0,
-                          each = ceil_div(kSteps * 16, (t1 - t0) * count);
-            const BlockAhead ahead{
-                streams_of<BlockAhead::kStreams>(last ? line(first + p1 - p0, 0) : line(first, step + kSteps),
-                                                 lines * 64, visit * count * each),
-                each};
-            alignas(64) int32_t products[3][kTileRows][kPanel];
-            byte_product(unit, left, height, line(p, step), lines - step * 16, count, ahead, products[0][0]);
-            add_digits(products[0][0], height, sums(t, p), step > 0);
-          }
-        }
-      }
-      const auto* scales = static_cast<const float*>(w.scales());
-      for (int64_t t = t0; t < t1; ++t)
-        for (int64_t p = p0; p < p1; ++p)
-          for (int64_t v = 0; v < kPanel; v += kLanes) {
-            const int64_t output = p * kPanel + v, exist = w.rows - output;
-            if (exist <= 0) continue;
-            const Vec scale = load(scales + output);
-            for (int64_t m = tiles.begin(t); m < tiles.begin(t + 1); ++m) {
-              const Vec value = load(sums(t, p) + (m - tiles.begin(t)) * kPanel + v) * (units[m] * scale);
-              float* to = y + m * y_stride + output - panels.begin * kPanel;
-              if (exist >= kLanes)
-                store(to, value);
-              else
-                store_partial(to, value, exist);
-            }
-          }
     }
   }
 }
