@@ -2,10 +2,13 @@
 // give a block's sums, which add up in f32 and meet their units and scales at the end. On a matrix unit at twice the rate of
 // its three products of bf16; in dots of bytes at 1.33 times that of FMAs, and without widening.
 // Bound: weights from memory up to 8 tokens (dots), some 90 on a matrix unit; the rate of bytes beyond.
-// Blocking: 8 steps of 64 columns: a tile's digits (24 KB) stay in L1 while the lines of 32 panels (256 KB, in L2) pass by.
-// Roof, V2-Lite's 2048 x 2048 on the unit, of a third of the rate of bytes: 8 tokens 0.57 (of memory), 32 0.37, 128 0.37, 512
-// 0.41: 1.6, 1.9, 1.8 and 1.9 times as fast as by way of bf16. What is missing: loads of tiles, four for three products, and
-// sums that leave the unit every 512 columns.
+// Blocking: 8 steps of 64 columns: a tile's digits (24 KB) stay in L1 while the lines of 32 panels (256 KB, in L2) pass by;
+// 8 panels where there is one tile.
+// Roof, V2-Lite's 2048 x 2048, 2 cores of a Xeon (November 2026), of a third of the rate of bytes. Dots: 8 tokens 0.67 (of
+// memory), 16 0.77, 32 0.83, 128 and 512 0.73: 1.2 to 1.7 times as fast as widened for FMAs. What is missing at 8: arithmetic
+// takes as long as memory does, and they overlap in part. On the unit: 0.57, 32 0.37, 128 0.37, 512 0.41: 1.6 to 1.9 times as
+// fast as by way of bf16. What is missing there: loads of tiles, four for three products, and sums that leave the unit every
+// 512 columns.
 #pragma once
 
 #include "../matmul.h"
@@ -169,14 +172,16 @@ template <class Products>
   const auto* digits = reinterpret_cast<const int8_t*>(packed);
   const float* units = packed + tokens * digit_bytes(w.cols) / 4;
   const TokenTiles tiles = unit_tiles(tokens);
+  // The first block of a call is not prefetched: where it meets one tile alone, it is as small as the streams allow.
+  const int64_t near = tiles.tiles == 1 ? BlockAhead::kStreams : kNearPanels;
   Products products(ceil_div(tokens, tiles.tiles));
   const auto line = [&](int64_t p, int64_t step) {
     return static_cast<const char*>(w.data) + (p * lines + step * 16) * 64;
   };
   for (int64_t t0 = 0; t0 < tiles.tiles; t0 += kNearTiles) {
     const int64_t t1 = min_of(t0 + kNearTiles, tiles.tiles);
-    for (int64_t p0 = panels.begin; p0 < panels.end; p0 += kNearPanels) {
-      const int64_t p1 = min_of(p0 + kNearPanels, panels.end);
+    for (int64_t p0 = panels.begin; p0 < panels.end; p0 += near) {
+      const int64_t p1 = min_of(p0 + near, panels.end);
       const auto sums = [&](int64_t t, int64_t p) { return scratch + ((t - t0) * kNearPanels + p - p0) * kSums; };
       for (int64_t step = 0; step < steps; step += kSteps) {
         const int64_t count = min_of(kSteps, steps - step);

@@ -9,7 +9,7 @@
 // Integer weights take three (int8) or two (int4) instructions to widen beside every FMA of a token, as many as fit into the
 // time of memory. Up to 4 tokens they meet the tokens' digits in dots of bytes as they lie (Digits, matmul.h), in a third or
 // half of the instructions: V3's experts, 1 token, int8 0.90 (0.89 by FMA), int4 0.78 (0.66); on one core 0.94 (0.93), 0.81
-// (0.60).
+// (0.60). More tokens meet int8 in products of bytes too: bytes.h.
 // Idea: matmul.h. The tokens are laid out for the tiles once, by the whole team; then each thread streams its own panels.
 // Rounded: the same with activations in bf16, of which a matrix unit needs one product where f32 takes three.
 // Split: panels of outputs, evenly and in order over the threads, so that weights stay with the thread that reads them.
