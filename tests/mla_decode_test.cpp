@@ -60,6 +60,10 @@ TEST(MlaDecode, CostsOfDeepSeekV3) {
     longer.cache = shorter.cache = cache;
     EXPECT_EQ(61 * step("absorbed", &Cost::kv_bytes), 61 * bytes);
   }
+  EXPECT_EQ(step("integer", &Cost::kv_bytes), 584);
+  EXPECT_EQ(step("integer", &Cost::flops), step("absorbed", &Cost::flops));
+  EXPECT_EQ(step("integer", &Cost::int8_flops), step("absorbed", &Cost::flops));
+  EXPECT_EQ(step("integer", &Cost::bf16_flops), 0);
 }
 
 }  // namespace

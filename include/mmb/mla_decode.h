@@ -48,7 +48,7 @@ struct MlaDecode {
     Matrix w_uk, w_uv;  // head 0; the others follow
     float scale;
     float* out;
-    bool integer = false;
+    bool integer = false;  // the algo; at levels with dots of bytes alone
   };
 
   static Shape shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context, int64_t shortest = 0,

@@ -47,7 +47,7 @@ struct MlaLayer {
     float scale;
     Matrix o;
     float* y;
-    bool integer = false;
+    bool integer = false;  // as in mla_decode.h
   };
 
   static Shape shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context, int64_t shortest = 0,
