@@ -71,7 +71,7 @@ class TileProducts {
 // broadcast as they are multiplied.
 class DotProducts {
  public:
-  static constexpr int64_t kFetches = 4;
+  static constexpr int64_t kFetches = 16;
 
   MMB_OP explicit DotProducts(int64_t) {}
   MMB_DOTS [[gnu::noinline]] void begin(const int8_t* digits, int64_t height, int64_t steps) {
@@ -106,13 +106,14 @@ class DotProducts {
 
   // `Lines` lines of weights, four columns each; `columns` are a token's first ones, of each digit.
   template <int Rows, int Lines>
-  MMB_DOTS MMB_OP static void add_lines(VecInt (&acc)[3][Rows], const char* line, const int8_t* columns,
-                                        int64_t apart) {
+  MMB_DOTS MMB_OP static void add_lines(VecInt (&acc)[3][Rows], const char* line, const int8_t* columns, int64_t apart,
+                                        BlockAhead& ahead) {
     const int8_t* of_digit[3] = {columns, columns + apart, columns + 2 * apart};
     MMB_UNROLL
     for (int d = 0; d < 3; ++d) forget_origin(of_digit[d]);
     MMB_UNROLL
     for (int i = 0; i < Lines; ++i) {
+      ahead.fetch();
       const VecInt w = load_ints(line + i * 64) ^ static_cast<int32_t>(0x80808080);
       MMB_UNROLL
       for (int d = 0; d < 3; ++d) {
@@ -136,11 +137,8 @@ class DotProducts {
     const int64_t apart = height_ * kByteColumns, count = min_of(lines, 16 * steps_);
     const auto columns = [&](int64_t line) { return digits + line / 16 * 3 * apart + line % 16 * 4; };
     int64_t line = 0;
-    for (; line + 4 <= count; line += 4) {
-      ahead.fetch();
-      add_lines<Rows, 4>(acc, right + line * 64, columns(line), apart);
-    }
-    for (; line < count; ++line) add_lines<Rows, 1>(acc, right + line * 64, columns(line), apart);
+    for (; line + 4 <= count; line += 4) add_lines<Rows, 4>(acc, right + line * 64, columns(line), apart, ahead);
+    for (; line < count; ++line) add_lines<Rows, 1>(acc, right + line * 64, columns(line), apart, ahead);
     MMB_UNROLL
     for (int d = 0; d < 3; ++d) {
       MMB_UNROLL
@@ -191,10 +189,12 @@ template <class Products>
           const int8_t* left = digits + begin * digit_bytes(w.cols) + step * 3 * height * kByteColumns;
           products.begin(left, height, count);
           for (int64_t p = p0; p < p1; ++p) {
-            // What comes after this block: the next one, or the first one of the panels after these.
-            // Of as many panels as there are streams, this one's part.
-            const int64_t first = p - (p - p0) % BlockAhead::kStreams, visit = (p - first) * (t1 - t0) + t - t0,
-                          fetches = count * Products::kFetches, each = ceil_div(kSteps * 16, (t1 - t0) * fetches);
+            // What comes after this block: the next one, or the first one of the panels after these. Of as many panels as
+            // there are streams, this one's part; by as many tiles as have a line to fetch each time.
+            const int64_t fetches = count * Products::kFetches,
+                          fetching = min_of(t1 - t0, ceil_div(kSteps * 16, fetches)),
+                          each = t - t0 < fetching ? ceil_div(kSteps * 16, fetching * fetches) : 0,
+                          first = p - (p - p0) % BlockAhead::kStreams, visit = (p - first) * fetching + t - t0;
             const BlockAhead ahead{
                 streams_of<BlockAhead::kStreams>(last ? line(first + p1 - p0, 0) : line(first, step + kSteps),
                                                  lines * 64, visit * fetches * each),
