@@ -29,8 +29,8 @@ TEST(AttentionDecode, ContextsAndGroups) {
 }
 
 TEST(AttentionDecode, Dims) {
-  for (auto [dk, dv] : {std::pair{8, 12}, {12, 8}, {48, 20}, {128, 128}, {192, 128}})
-    for (int64_t group : {1, 5, 32}) expect_match({2, 1, 130, 40, 2 * group, 2, dk, dv}, 7);
+  for (auto [dk, dv] : {std::pair{8, 12}, {12, 8}, {48, 20}, {128, 128}, {192, 128}, {256, 24}, {500, 40}})
+    for (int64_t group : {1, 3, 5, 16, 32}) expect_match({2, 1, 130, 40, 2 * group, 2, dk, dv}, 7);
 }
 
 TEST(AttentionDecode, UnevenLengthsAndUnseenRows) {

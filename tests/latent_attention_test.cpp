@@ -100,7 +100,7 @@ TEST(LatentAttention, ContextsAndHeads) {
 
 TEST(LatentAttention, Dims) {
   for (auto [R, D] : {std::pair{8, 4}, {20, 6}, {37, 5}, {40, 8}, {192, 64}, {512, 64}})
-    expect_match({2, 1, 130, 50, 17, R, D}, 7);
+    for (int64_t heads : {2, 4, 8, 16, 17}) expect_match({2, 1, 130, 50, heads, R, D}, 7);
 }
 
 TEST(LatentAttention, SeveralNewTokensAreCausal) {

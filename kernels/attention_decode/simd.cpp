@@ -25,6 +25,7 @@
 namespace mmb::MMB_IMPL {
 namespace {
 
+constexpr int64_t kQuadBytes = 32 << 10;          // of L1, for queries and the keys that meet them
 constexpr int kValueRows = kLanes == 16 ? 8 : 4;  // rows of P V at a time, by 3 vectors of the value (NEON: 6)
 
 MMB_OP Vec load_part(const float* p, int) {
@@ -38,18 +39,17 @@ MMB_OP Vec load_part(const bf16* p, int part) {
 
 // ---- Micro-kernels
 
-// acc[token][v] += key * row for `steps` times kDims dims of the keys (one: the same in all lanes; four: in every four lanes)
-// and NV vectors of rows, q: [step][NV][kLanes]; before() runs at every step.
-template <int kDims, int kTokens, int NV, class Before>
-MMB_OP void multiply_keys(const float* q, const float* k, int64_t k_stride, int64_t steps, Vec (&acc)[kTokens][NV],
-                          const Before& before) {
-  constexpr int kThirds = (kTokens + 2) / 3;
+// Panels: s[token][row] for NV vectors of rows (q: [dk][NV vectors]) and kAccumulators / NV tokens.
+template <int NV>
+[[gnu::noinline]] void scores(const float* q, int64_t dk, const float* k, int64_t k_stride, float* s, Prefetch ahead) {
+  constexpr int kTokens = kAccumulators / NV, kThirds = (kTokens + 2) / 3;
   const float* keys[kThirds];  // of every third token; the next two are one and two strides on
   MMB_UNROLL
   for (int g = 0; g < kThirds; ++g) keys[g] = k + 3 * g * k_stride;
+  Vec acc[kTokens][NV] = {};
   MMB_FEW_STEPS
-  for (int64_t i = 0; i < steps; ++i) {
-    before();
+  for (int64_t i = 0; i < dk; ++i) {
+    ahead.fetch<1>();
     MMB_UNROLL
     for (int g = 0; g < kThirds; ++g) forget_origin(keys[g]);
     Vec row[NV];
@@ -57,23 +57,14 @@ MMB_OP void multiply_keys(const float* q, const float* k, int64_t k_stride, int6
     for (int v = 0; v < NV; ++v) row[v] = load(q + v * kLanes);
     MMB_UNROLL
     for (int t = 0; t < kTokens; ++t) {
-      const float* dims = keys[t / 3] + t % 3 * k_stride;
-      const Vec key = kDims == 1 ? broadcast(*dims) : load_quad(dims);
+      const Vec key = broadcast(keys[t / 3][t % 3 * k_stride]);
       MMB_UNROLL
       for (int v = 0; v < NV; ++v) acc[t][v] = fma(key, row[v], acc[t][v]);
     }
     q += NV * kLanes;
     MMB_UNROLL
-    for (int g = 0; g < kThirds; ++g) keys[g] += kDims;
+    for (int g = 0; g < kThirds; ++g) ++keys[g];
   }
-}
-
-// Panels: s[token][row] for NV vectors of rows (q: [dk][NV vectors]) and kAccumulators / NV tokens.
-template <int NV>
-[[gnu::noinline]] void scores(const float* q, int64_t dk, const float* k, int64_t k_stride, float* s, Prefetch ahead) {
-  constexpr int kTokens = kAccumulators / NV;
-  Vec acc[kTokens][NV] = {};
-  multiply_keys<1>(q, k, k_stride, dk, acc, [&] { ahead.fetch<1>(); });
   MMB_UNROLL
   for (int t = 0; t < kTokens; ++t) {
     MMB_UNROLL
@@ -114,34 +105,73 @@ template <class E, int R, class Fetch>
   }
 }
 
-// Quads: the same of R rows, two or four vectors of them in lanes: q is [dims / 4][vectors][kLanes], lanes 4i .. 4i + 3 of
-// vector j being four dims of row i * vectors + j. A key's four dims meet them all, and only four lanes are left to add.
-// `wide` has room for the keys of a tile of tokens in f32.
-template <int R>
-[[maybe_unused]] constexpr int kQuadVecs = 4 * R / kLanes;
+// Quads: the tokens that meet R rows at once, in two or four vectors of rows.
 template <class E, int R>
-[[gnu::noinline]] void quads(const float* q, int64_t spans, const E* k, int64_t k_stride, int64_t tokens, float* s,
-                             float* wide, Streams<4> ahead) {
-  constexpr int T = kLanes / R, NV = kQuadVecs<R>, kTokens = kAccumulators / NV, kWidth = kSpan<E> * kLanes;
-  for (int64_t first = 0; first < tokens; first += kTokens, k += kTokens * k_stride) {
-    const int64_t stride = spans * kWidth, exist = tokens - first < kTokens ? tokens - first : kTokens;
-    for (int64_t t = 0; t < exist; ++t) {
-      for (int64_t i = 0; i < spans; ++i) {
-        ahead.fetch<kWidth* static_cast<int>(sizeof(E))>();
+struct QuadTile {
+  static constexpr int kVecs = 4 * R / kLanes, kTokens = kAccumulators / kVecs, kWidth = kSpan<E> * kLanes,
+                       kSpanFloats = kTokens * kWidth;
+  // Spans at a time: as many as leave queries, and keys of two tiles, in L1.
+  static constexpr int64_t kMostSpans = kQuadBytes / 4 / (R * kWidth + 2 * kSpanFloats);
+  // From a tile's keys to the next one's: half a page past whole pages. A load waits for an earlier store that has the lower
+  // 12 bits of its address.
+  static constexpr int64_t kTile = 4 * kMostSpans * kSpanFloats, kApart = round_up(kTile + 2048, 4096) - 2048;
+  static_assert(kApart + kTile <= kQuadBytes);
+};
+
+// Scores of R rows as those of dots: q is [dims / 4][vectors][kLanes], lanes 4i .. 4i + 3 of vector j being four dims of row
+// i * vectors + j. A key's four dims meet them all, and only four lanes are left to add. Keys are widened a tile ahead, a few
+// lines at every step, so that they come from L2 beside the products; where tokens are left over, the last one stands for
+// those that lack. `wide` has kQuadBytes; `add`: to what s has.
+template <class E, int R>
+[[gnu::noinline]] void quads(const float* q, int64_t spans, const E* k, int64_t k_stride, int64_t tokens, bool add,
+                             float* s, float* wide, Streams<4> ahead) {
+  using Quads = QuadTile<E, R>;
+  constexpr int T = kLanes / R, NV = Quads::kVecs, kTokens = Quads::kTokens, kWidth = Quads::kWidth,
+                kSteps = kWidth / 4;
+  float* next_wide = wide + Quads::kApart / 4;
+  const E* keys[kTokens];  // of the next tile
+  const auto find_keys = [&](int64_t first) {
+    MMB_UNROLL
+    for (int t = 0; t < kTokens; ++t) keys[t] = k + min_of(first + t, tokens - 1) * k_stride;
+  };
+  const auto widen = [&](int t, int64_t i, float* out) {
+    ahead.fetch<kWidth* static_cast<int>(sizeof(E))>();
+    MMB_UNROLL
+    for (int part = 0; part < kSpan<E>; ++part)
+      store(out + i * Quads::kSpanFloats + t * kWidth + part * kLanes, load_part(keys[t] + i * kWidth, part));
+  };
+  find_keys(0);
+  for (int64_t i = 0; i < spans; ++i) {
+    MMB_UNROLL
+    for (int t = 0; t < kTokens; ++t) widen(t, i, wide);
+  }
+  for (int64_t first = 0; first < tokens; first += kTokens, s += kTokens * R) {
+    find_keys(first + kTokens);
+    Vec acc[kTokens][NV] = {};
+    for (int64_t i = 0; i < spans; ++i) {
+      MMB_UNROLL
+      for (int step = 0; step < kSteps; ++step) {
         MMB_UNROLL
-        for (int part = 0; part < kSpan<E>; ++part)
-          store(wide + t * stride + i * kWidth + part * kLanes, load_part(k + t * k_stride + i * kWidth, part));
+        for (int t = step * kTokens / kSteps; t < (step + 1) * kTokens / kSteps; ++t) widen(t, i, next_wide);
+        Vec row[NV];
+        MMB_UNROLL
+        for (int v = 0; v < NV; ++v) row[v] = load(q + ((i * kSteps + step) * NV + v) * kLanes);
+        MMB_UNROLL
+        for (int t = 0; t < kTokens; ++t) {
+          const Vec key = load_quad(wide + i * Quads::kSpanFloats + t * kWidth + 4 * step);
+          MMB_UNROLL
+          for (int v = 0; v < NV; ++v) acc[t][v] = fma(key, row[v], acc[t][v]);
+        }
       }
     }
-    Vec acc[kTokens][NV] = {};
-    multiply_keys<4>(q, wide, stride, stride / 4, acc, [] {});
     MMB_UNROLL
-    for (int t = 0; t < kTokens; t += T, s += kLanes) {
+    for (int t = 0; t < kTokens; t += T) {
       Vec parts[4];
       MMB_UNROLL
       for (int i = 0; i < 4; ++i) parts[i] = acc[t + i % T][i / T];
-      store(s, sums(parts));
+      store(s + t * R, add ? load(s + t * R) + sums(parts) : sums(parts));
     }
+    std::swap(wide, next_wide);
   }
 }
 
@@ -250,7 +280,7 @@ struct Workspace {
   float* s;                                    // scores, then weights, of one block
   float* alpha;                                // per lane
   int32_t* limit;                              // per lane: tokens that the row sees
-  float* wide;                                 // keys of quads
+  float* wide;                                 // keys of quads, kQuadBytes
   bf16 *weights = nullptr, *values = nullptr;  // of one block, as the matrix unit's operands
 };
 
@@ -304,7 +334,7 @@ MMB_OP void pack_rows(const Rows& rows, const Tile& tile, float* packed) {
 // As quads reads them, dims in the order of pack_rows; absent rows are zero.
 template <class E, int R>
 MMB_OP void pack_quads(const Rows& rows, const Tile& tile, float* packed) {
-  constexpr int NV = kQuadVecs<R>;
+  constexpr int NV = QuadTile<E, R>::kVecs;
   pack_rows<E, R>(rows, tile, packed);
   for (int64_t i = 0; i < round_up(rows.a.dk, kSpan<E> * kLanes); i += kLanes, packed += R * kLanes) {
     float group[R * kLanes];
@@ -396,9 +426,14 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
                     kBlock * spans * kWidth * size};
     };
     const Memory next_k = next(k, block.k_stride, k_spans), next_v = next(v, block.v_stride, v_spans);
-    if constexpr (kQuads)
-      quads<E, R>(w.q, k_spans, k, block.k_stride, count, w.s, w.wide, streams<kStreams>(next_k, 0));
-    else
+    if constexpr (kQuads) {
+      const int64_t k_slices = ceil_div(k_spans, QuadTile<E, R>::kMostSpans);
+      for (int64_t i = 0; i < k_slices; ++i) {
+        const int64_t first = k_spans * i / k_slices * kWidth, spans = k_spans * (i + 1) / k_slices - first / kWidth;
+        quads<E, R>(w.q + first * R, spans, k + first, block.k_stride, count, i > 0, w.s, w.wide,
+                    streams<kStreams>(next_k, first * size * kBlock));
+      }
+    } else
       dots<E, R>(w.q, k_spans, k, block.k_stride, count, w.s, streams<kStreams>(next_k, 0));
     const VecInt seen = limits(w.limit, t), present = static_cast<int32_t>(count) - offset;
     softmax<T>(w.s, kLanes, vectors, vectors * T > count || w.limit[0] < t + count, seen < present ? seen : present,
@@ -583,7 +618,7 @@ void attention_decode_core(const Attention& problem, const Loader& loader) noexc
                  .s = scratch.own<float>(kBlock * kMostLanes),
                  .alpha = scratch.own<float>(kMostLanes),
                  .limit = scratch.own<int32_t>(most),
-                 .wide = scratch.own<float>(kAccumulators / 2 * round_up(problem.dk, kSpan<bf16> * kLanes))};
+                 .wide = scratch.own<float>(kQuadBytes / 4)};
   if constexpr (kHasTiles) {
     work.weights = scratch.own<bf16>(kBlock * kTileRows * kTerms<float>);
     work.values = scratch.own<bf16>(kBlock * round_up(problem.dv, kTileRows));
