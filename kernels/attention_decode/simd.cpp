@@ -181,13 +181,17 @@ template <class E, int R>
 template <int T, bool kMasked>
 MMB_OP void softmax_step(float* s, int64_t stride, int64_t vectors, VecInt limit, float* m, float* l, float* alpha) {
   const Vec before = load(m);
-  Vec best = before;
-  for (int64_t i = 0; i < vectors; ++i) {
-    Vec x = load(s + i * stride);
-    if constexpr (kMasked) x = VecInt{} + static_cast<int32_t>(i * T) < limit ? x : broadcast(kLowest);
-    best = max(x, best);
+  Vec bests[] = {before, before, before, before};  // no maximum waits for the last one
+  for (int64_t i = 0; i < vectors; i += 4) {
+    MMB_UNROLL
+    for (int c = 0; c < 4; ++c) {
+      const int64_t at = min_of(i + c, vectors - 1);
+      Vec x = load(s + at * stride);
+      if constexpr (kMasked) x = VecInt{} + static_cast<int32_t>(at * T) < limit ? x : broadcast(kLowest);
+      bests[c] = max(x, bests[c]);
+    }
   }
-  best = max_of_lanes<T>(best);
+  const Vec best = max_of_lanes<T>(max(max(bests[0], bests[1]), max(bests[2], bests[3])));
   Vec sum = {};
   for (int64_t i = 0; i < vectors; ++i) {
     Vec p = exp2(load(s + i * stride) - best);
