@@ -1,7 +1,7 @@
 // Bound: weights from memory up to the machine's balance (about 10 tokens in bf16), multiply rate beyond.
 // Blocking: up to 24 tokens are one tile: 24 accumulators of 32 registers, weights widened as they come from memory, in 4
 // streams. More: tiles of 8 x 3 panels over blocks of 128 columns, whose widened lines (24 KB) meet one tile of tokens
-// after the other; tokens up to 1 MiB block after block of a group of panels, more of them group after group of a block.
+// after the other; in passes over all panels, of as many blocks as have 1 MiB of tokens.
 // Roof, DeepSeek-V3's bf16 projections, 2 cores of a Xeon with 2 MB of L2, AVX-512 (November 2026, medians of 7): 1 token
 // 0.89-0.98, 8 tokens 0.80-0.92, 32 tokens 0.62-0.76, 128 tokens 0.65-0.83. A tile with all operands in L1 reaches 0.9 of the
 // register peak (its loads, addresses and counting issue beside the FMAs); misses of L1 and widening are the rest. On the
@@ -343,9 +343,9 @@ MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tok
     }
   }
   constexpr int64_t q = kColumns<T>, kBlock = kColumnBlock / q;
-  // Tokens that stay in L2 are met by one group of panels after the other, which keeps sums near; more of them by one block
-  // of columns after the other.
+  // Columns whose tokens stay in L2 while all panels meet them, a group's blocks one after the other, which keeps its sums near.
   constexpr int64_t kNear = 1 << 20;
+  const int64_t near_blocks = kNear / (4 * kColumnBlock * tokens), pass = kBlock * (near_blocks > 1 ? near_blocks : 1);
   [[maybe_unused]] constexpr int64_t kTilesToWiden = 4;  // fewer are done before lines are widened and stored for them
   constexpr int64_t kAhead = 128;  // lines, over all streams: what memory delivers in twice its latency
   const int64_t lines = ceil_div(w.cols, q), stride = lines * kLine<T>, K = padded_columns(w.cols);
@@ -386,15 +386,16 @@ MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tok
       if (tiles.tiles < kTilesToWiden) return meet_tiles(PanelGroup<T>{base(p) + first * kLine<T>, stride}, count);
     meet_tiles(widened(PanelGroup<T>{base(p), stride, scales, p}, group, first, count, scratch), count * q);
   };
-  if (4 * tokens * K <= kNear) {
-    for (int64_t p = panels.begin; p < panels.end; p += group_at(p))
-      for (int64_t first = 0; first < lines; first += kBlock)
-        meet(p, first, first + kBlock < lines ? place(p, first + kBlock) : place(p + group_at(p), 0));
-  } else {
-    for (int64_t first = 0; first < lines; first += kBlock)
-      for (int64_t p = panels.begin; p < panels.end; p += group_at(p))
+  for (int64_t begin = 0; begin < lines; begin += pass) {
+    const int64_t end = min_of(begin + pass, lines);
+    for (int64_t p = panels.begin; p < panels.end; p += group_at(p)) {
+      const bool last = p + group_at(p) >= panels.end;
+      for (int64_t first = begin; first < end; first += kBlock)
         meet(p, first,
-             p + group_at(p) < panels.end ? place(p + group_at(p), first) : place(panels.begin, first + kBlock));
+             first + kBlock < end ? place(p, first + kBlock)
+             : last               ? place(panels.begin, end)
+                                  : place(p + group_at(p), begin));
+    }
   }
 }
 
