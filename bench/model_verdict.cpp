@@ -112,13 +112,10 @@ void print_thinking(const std::vector<Step>& all, const std::string& model, cons
     if (points.size() >= 2) forms.push_back({label, fit_context(points)});
   }
   if (forms.empty()) return;
-  constexpr double kFirst = 1024, kCount = 32768;
   out << "  Long thinking, batch 1, time of a token = a + c T after T tokens, and 32K tokens from a prompt of 1K:\n";
-  for (const auto& [label, fit] : forms)
-    out << text("    %-6s a = %s, c = %s us; 32K tokens take %.0f s, %.2fx what they would at the first one's speed\n",
-                label.c_str(), milliseconds(fit.a).c_str(), figure(1e6 * fit.c).c_str(), fit.seconds(kFirst, kCount),
-                fit.seconds(kFirst, kCount) / (kCount * fit.seconds(kFirst)));
+  for (const auto& [label, fit] : forms) out << text("    %-6s ", label.c_str()) << long_thinking(fit) << '\n';
   for (size_t i = 1; i < forms.size() && forms[0].first == "MLA"; ++i) {
+    if (!forms[0].second.grows() || !forms[i].second.grows()) continue;
     const double at = crossover(forms[i].second, forms[0].second);
     out << "    MLA against " << forms[i].first << ": ";
     if (at <= 0)
@@ -163,6 +160,14 @@ double break_even_acceptance(double cost, int64_t drafts) {
     (tokens_per_step(middle, drafts) < cost ? low : high) = middle;
   }
   return high;
+}
+
+std::string long_thinking(const ContextFit& fit) {
+  if (!fit.grows()) return "took no longer after more tokens: noise hides the growth, more repetitions would show it";
+  constexpr double kFirst = 1024, kCount = 32768;
+  return text("a = %s, c = %s us; 32K tokens take %.0f s, %.2fx what they would at the first one's speed",
+              milliseconds(fit.a).c_str(), figure(1e6 * fit.c).c_str(), fit.seconds(kFirst, kCount),
+              fit.seconds(kFirst, kCount) / (kCount * fit.seconds(kFirst)));
 }
 
 ContextFit fit_context(std::span<const std::pair<double, double>> points) {

@@ -4,6 +4,7 @@
 
 #include <iosfwd>
 #include <span>
+#include <string>
 
 #include "reporter.h"
 
@@ -18,11 +19,14 @@ double tokens_per_step(double acceptance, int64_t drafts);
 // Seconds of a token by the tokens cached, t = a + c * T, by least squares.
 struct ContextFit {
   double a, c;
+  bool grows() const { return c > 0; }  // else noise hides what the context costs
   double seconds(double cached) const { return a + c * cached; }
   // Of `count` tokens, one after the other, from a context of `first` tokens on.
   double seconds(double first, double count) const { return count * (a + c * (first + count / 2)); }
 };
 ContextFit fit_context(std::span<const std::pair<double, double>> cached_and_seconds);
+// What the fit says about 32K tokens from a prompt of 1K.
+std::string long_thinking(const ContextFit& fit);
 // Cached tokens from which on `b` is faster than `a`; negative or infinite: never.
 double crossover(const ContextFit& a, const ContextFit& b);
 

@@ -308,6 +308,8 @@ TEST(WholeModel, ALineThroughContextsIsFoundAndSummed) {
   EXPECT_NEAR(fit.seconds(100, 1000), 1000 * (10 + 0.02 * 600), 1e-9);
   EXPECT_NEAR(crossover(fit, {14, 0.01}), 400, 1e-9);
   EXPECT_TRUE(std::isinf(crossover(fit, {14, fit.c})));
+  EXPECT_EQ(long_thinking({0.1, 1e-6}).find("a = 100 ms, c = 1.0 us; 32K tokens take 3847 s, 1.16x"), 0);
+  EXPECT_EQ(long_thinking({0.4, -1e-6}).find("took no longer"), 0);
 }
 
 // 1 GB/s and 1 GFLOP/s: a step of DeepSeek-V3 in fp8 takes its bytes' seconds at batch 1.

@@ -10,12 +10,12 @@
 //           shuffles; rows are read as they are stored, once for all rows of the tile.
 // In all, a vector of scores holds R rows x T = kLanes/R tokens (panels: T = 1), so softmax and P V are the same code.
 // Blocking: 96 tokens. Panels: 8 tokens x 3 vectors of rows, then 8 rows x 3 vectors of the value; 128 rows of latent
-// attention are 0.8 MB with their block, in L2. Quads: 12 tokens x 2 vectors or 6 x 4; their keys, widened, stay in L1. Dots:
-// 16 sums. After both, 8 rows x 2 vectors of the value.
-// Roof, bf16 cache of 4096 tokens, 2 cores of a Xeon with 2 MB of L2, AVX-512 (November 2026, medians of 7): MHA 0.85, V3's
-// MQA 0.82, latents of 128 heads 0.90, of 16 heads 0.65, GQA of 8 rows 0.57, of 16 rows 0.67. Few rows share a key's widening
-// (an eighth of their FMAs, for keys and for values) and the softmax, and their tiles reach 0.6 of the peak with the cache in
-// L2. On a matrix unit: tiles.h.
+// attention are 0.8 MB with their block, in L2. Quads: 12 tokens x 2 vectors or 6 x 4; queries and two tiles of
+// widened keys stay in L1, 288 dims of 16 rows at a time. Dots: 16 sums. After both, 8 rows x 2 vectors of the value.
+// Roof, bf16 cache of 4096 tokens, 2 cores of a Xeon with 2 MB of L2, AVX-512 (November 2026, medians of 5 and 7): MHA
+// 0.85-0.89, V3's MQA 0.79, latents of 128 heads 0.85-0.89, of 16 heads 0.72-0.80, GQA of 8 rows 0.65, of 16 rows 0.69. Few
+// rows share a key's widening (6 % of their FMAs, 12 % for values) and the softmax (10 %), and of GQA's, whose bytes take as
+// long as their FLOPs, 12 of L1's 16 fill buffers are with memory while tiles load from L2. On a matrix unit: tiles.h.
 // Split: query_rows.h.
 #include "mmb/attention_decode.h"
 

@@ -3,8 +3,8 @@
 // streams. More: tiles of 8 x 3 panels over blocks of 128 columns, whose widened lines (24 KB) meet one tile of tokens
 // after the other; in passes over all panels, of as many blocks as have 1 MiB of tokens.
 // Roof, DeepSeek-V3's bf16 projections, 2 cores of a Xeon with 2 MB of L2, AVX-512 (November 2026, medians of 7): 1 token
-// 0.89-0.98, 8 tokens 0.80-0.92, 32 tokens 0.62-0.76, 128 tokens 0.65-0.83. A tile with all operands in L1 reaches 0.9 of the
-// register peak (its loads, addresses and counting issue beside the FMAs); misses of L1 and widening are the rest. On the
+// 0.89-0.98, 8 tokens 0.80-0.92, 32 tokens 0.62-0.76, 128 tokens 0.65-0.83. A tile with all operands in L1 reaches 0.95 of the
+// register peak, its steps alone all of it; the rest are the lines of tokens and sums that come from L2, and widening. On the
 // matrix unit: tiles.h.
 // Integer weights take three (int8) or two (int4) instructions to widen beside every FMA of a token, as many as fit into the
 // time of memory. Up to 4 tokens they meet the tokens' digits in dots of bytes as they lie (Digits, matmul.h), in a third or
