@@ -184,17 +184,18 @@ template <class Products>
       for (int64_t step = 0; step < steps; step += kSteps) {
         const int64_t count = min_of(kSteps, steps - step);
         const bool last = step + kSteps >= steps;
+        // As many tiles as have a line to fetch each time do so.
+        const int64_t fetches = count * Products::kFetches, fetching = min_of(t1 - t0, ceil_div(kSteps * 16, fetches)),
+                      lines_each = ceil_div(kSteps * 16, fetching * fetches);
         for (int64_t t = t0; t < t1; ++t) {
+          const int64_t each = t - t0 < fetching ? lines_each : 0;
           const int64_t begin = tiles.begin(t), height = tiles.begin(t + 1) - begin;
           const int8_t* left = digits + begin * digit_bytes(w.cols) + step * 3 * height * kByteColumns;
           products.begin(left, height, count);
           for (int64_t p = p0; p < p1; ++p) {
             // What comes after this block: the next one, or the first one of the panels after these. Of as many panels as
-            // there are streams, this one's part; by as many tiles as have a line to fetch each time.
-            const int64_t fetches = count * Products::kFetches,
-                          fetching = min_of(t1 - t0, ceil_div(kSteps * 16, fetches)),
-                          each = t - t0 < fetching ? ceil_div(kSteps * 16, fetching * fetches) : 0,
-                          first = p - (p - p0) % BlockAhead::kStreams, visit = (p - first) * fetching + t - t0;
+            // there are streams, this one's part.
+            const int64_t first = p - (p - p0) % BlockAhead::kStreams, visit = (p - first) * fetching + t - t0;
             const BlockAhead ahead{
                 streams_of<BlockAhead::kStreams>(last ? line(first + p1 - p0, 0) : line(first, step + kSteps),
                                                  lines * 64, visit * fetches * each),
