@@ -289,17 +289,15 @@ MMB_OP void load_columns(const bf16* line, int v, Vec (&columns)[2]) {
   columns[0] = (Vec)(bits << 16);
   columns[1] = (Vec)(bits & 0xffff0000u);
 }
-// Bytes of fp8, each the upper one of 16 bits, as f16: the sign stays, exponent and mantissa move down by one.
-template <class Bits, class Int>
-MMB_OP Bits fp8_as_f16(Bits upper) {
-  return (Bits)((Int)upper >> 1) & 0xbf80;
+// An fp8 that is a normal number, as the upper byte of 32 bits, moved down by 4: sign, 4 bits of exponent and mantissa have
+// their places in an f32 then, to which the upper bits of the exponent are missing.
+MMB_OP Vec normal_fp8(VecBits moved) {
+  return (Vec)((moved & 0x87f00000u) | 0x38000000u);
 }
-template <class Bits>
-MMB_OP void mend_nan(Bits& x) {
-  x |= (Bits)((x & 0x7fff) == 0x3f80) & 0x7e00;
-}
-// Of them, once mended: 2^-8 of the value.
-MMB_OP Vec widen_fp8(HalfBits half) {
+// Any fp8, as the upper byte of 16 bits: as f16, whose exponent and mantissa are one bit further down.
+MMB_OP Vec any_fp8(HalfBits upper) {
+  HalfBits half = (HalfBits)((HalfInt)upper >> 1) & 0xbf80;
+  half |= (HalfBits)((half & 0x7fff) == 0x3f80) & 0x7e00;  // NaN
 #if defined(__AVX512F__)
   return (Vec)_mm512_cvtph_ps((__m256i)half);
 #elif defined(__AVX2__)
@@ -310,34 +308,54 @@ MMB_OP Vec widen_fp8(HalfBits half) {
   return (Vec)((VecBits)(magnitude >= 0x0f800000u ? (Vec)(magnitude | 0x7f800000u) : value) | (bits & 0x8000u) << 16);
 #endif
 }
-MMB_OP void load_columns(const fp8* line, [[maybe_unused]] int v, Vec (&columns)[4]) {
-#if defined(__AVX512F__)  // a line is one vector of 16 bits
-  typedef uint16_t LineBits __attribute__((vector_size(64)));
-  typedef int16_t LineInt __attribute__((vector_size(64)));
-  LineBits pairs;  // of columns: the odd one's byte is the upper
-  memcpy(&pairs, line, sizeof pairs);
-  LineBits even = fp8_as_f16<LineBits, LineInt>(pairs << 8), odd = fp8_as_f16<LineBits, LineInt>(pairs);
-  const __m512i all = _mm512_set1_epi8(-1), signs = _mm512_set1_epi8(-128);
-  if (__builtin_expect(_mm512_cmpeq_epi8_mask(_mm512_or_si512((__m512i)pairs, signs), all) != 0, 0)) {
-    mend_nan(even);
-    mend_nan(odd);
+typedef uint8_t ColumnBytes __attribute__((vector_size(4 * kLanes)));
+MMB_OP ColumnBytes column_bytes(const fp8* line, int v) {
+  ColumnBytes bytes;
+  memcpy(&bytes, line + 4 * kLanes * v, sizeof bytes);
+  return bytes;
+}
+// Bytes of fp8, of which nearly all are normal numbers: finds whether some are not.
+struct Fp8Screen {
+  ColumnBytes most = {};  // of what is at the least kOther for zeros, subnormals and NaN
+  static constexpr uint8_t kOther = 238;
+
+  MMB_OP void add(ColumnBytes bytes) {
+    const ColumnBytes x = bytes + bytes - 16;  // without the sign
+    most = x > most ? x : most;
   }
-  columns[0] = widen_fp8((HalfBits)_mm512_castsi512_si256((__m512i)even));
-  columns[1] = widen_fp8((HalfBits)_mm512_castsi512_si256((__m512i)odd));
-  columns[2] = widen_fp8((HalfBits)_mm512_extracti64x4_epi64((__m512i)even, 1));
-  columns[3] = widen_fp8((HalfBits)_mm512_extracti64x4_epi64((__m512i)odd, 1));
+  MMB_OP bool all_normal() const {
+#if defined(__AVX512BW__)
+    return _mm512_cmpge_epu8_mask((__m512i)most, _mm512_set1_epi8(static_cast<char>(kOther))) == 0;
 #else
-  MMB_UNROLL
-  for (int half = 0; half < 2; ++half) {
-    HalfBits pairs;
-    memcpy(&pairs, line + 32 * half + 2 * kLanes * v, sizeof pairs);
-    HalfBits even = fp8_as_f16<HalfBits, HalfInt>(pairs << 8), odd = fp8_as_f16<HalfBits, HalfInt>(pairs);
-    mend_nan(even);
-    mend_nan(odd);
-    columns[2 * half] = widen_fp8(even);
-    columns[2 * half + 1] = widen_fp8(odd);
-  }
+    const ColumnBytes others = (ColumnBytes)(most >= kOther);
+#if defined(__AVX2__)
+    return _mm256_movemask_epi8((__m256i)others) == 0;
+#else
+    uint64_t words[2];
+    memcpy(words, &others, sizeof words);
+    return (words[0] | words[1]) == 0;
 #endif
+#endif
+  }
+};
+MMB_OP void load_normal_columns(const fp8* line, int v, Vec (&columns)[4]) {
+  typedef uint16_t Pairs __attribute__((vector_size(4 * kLanes)));
+  typedef int16_t PairInts __attribute__((vector_size(4 * kLanes)));
+  const auto pairs = (Pairs)column_bytes(line, v);
+  const VecBits even = (VecBits)((PairInts)(pairs << 8) >> 4), odd = (VecBits)((PairInts)pairs >> 4);
+  columns[0] = normal_fp8(even << 16);
+  columns[1] = normal_fp8(odd << 16);
+  columns[2] = normal_fp8(even);
+  columns[3] = normal_fp8(odd);
+}
+MMB_OP void load_columns(const fp8* line, int v, Vec (&columns)[4]) {
+  const ColumnBytes bytes = column_bytes(line, v);
+  Fp8Screen screen;
+  screen.add(bytes);
+  if (__builtin_expect(screen.all_normal(), 1)) return load_normal_columns(line, v, columns);
+  MMB_UNROLL
+  for (int c = 0; c < 4; ++c)
+    columns[c] = any_fp8(__builtin_convertvector((VecBits)bytes << (24 - 8 * c) >> 16, HalfBits) & 0xff00);
 }
 MMB_OP void load_columns(const int8* line, int v, Vec (&columns)[4]) {
   VecBits bits;
@@ -350,9 +368,7 @@ MMB_OP void load_columns(const int8* line, int v, Vec (&columns)[4]) {
 MMB_OP Vec load(const fp8* p) {
   ByteBits bytes;
   memcpy(&bytes, p, sizeof bytes);
-  HalfBits half = fp8_as_f16<HalfBits, HalfInt>(__builtin_convertvector(bytes, HalfBits) << 8);
-  mend_nan(half);
-  return widen_fp8(half);
+  return any_fp8(__builtin_convertvector(bytes, HalfBits) << 8);
 }
 MMB_OP Vec load(const int8* p) {
   typedef int8_t ByteInt __attribute__((vector_size(kLanes)));

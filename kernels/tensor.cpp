@@ -114,15 +114,10 @@ void set_element(void* data, DType dtype, int64_t index, float value) {
 
 namespace {
 
-// Index of row `row` and column `col` of a line in it.
-constexpr int64_t line_index(int64_t row, int64_t col, DType dtype) {
-  return dtype == DType::fp8 ? col / 2 * 2 * kPanel + row * 2 + col % 2 : row * line_columns(dtype) + col;
-}
-
 // Index of (row, col) in the panel layout of a matrix with `cols` columns.
 int64_t panel_index(int64_t row, int64_t col, int64_t cols, DType dtype) {
   const int64_t q = line_columns(dtype);
-  return (row / kPanel * ceil_div(cols, q) + col / q) * kPanel * q + line_index(row % kPanel, col % q, dtype);
+  return ((row / kPanel * ceil_div(cols, q) + col / q) * kPanel + row % kPanel) * q + col % q;
 }
 
 // Index of the scale of (row, col).
@@ -192,7 +187,7 @@ void read_line(const void* line, double (*values)[kPanel]) {
   [[maybe_unused]] const auto& fp8 = fp8_values();
   for (int64_t c = 0; c < q; ++c)
     for (int64_t r = 0; r < kPanel; ++r) {
-      const int64_t index = line_index(r, c, kType);
+      const int64_t index = r * q + c;
       if constexpr (kType == DType::fp8)
         values[c][r] = fp8[static_cast<const uint8_t*>(line)[index]];
       else
@@ -357,8 +352,11 @@ Arena::Arena(int64_t bytes, uint64_t seed) : block_(round_up(bytes, 64), 0) {
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
     z = (z ^ z >> 27) * 0x94d049bb133111ebu;
     z ^= z >> 31;
-    // Four bf16: keep the sign, 6 bits of mantissa and 2 bits of exponent, above 2^-8. Bytes are even: fp8's NaN is not.
-    out[i] = (z & 0x81fe81fe81fe81feu) + 0x3b803b803b803b80u;
+    // Four bf16: the sign, 5 bits of mantissa and 2 bits of exponent, above 2^-8. Bytes are even, which fp8's NaN is not, and
+    // their fp8's exponent is not 0: but for one byte of 1024 words, as many as are subnormal of normally distributed weights
+    // whose scale has 128 x 128 of them.
+    const bool subnormal = (z & 0x1e007e00u) == 0;
+    out[i] = ((z & 0x81f681f681f681f6u) + 0x3b883b883b883b88u) & ~(subnormal ? uint64_t{0x78} : 0);
   }
 }
 

@@ -71,8 +71,7 @@ void set_element(void* data, DType dtype, int64_t index, float value);
 // A weight matrix [rows, cols], rows = outputs: y[row] = sum_col at(row, col) * x[col].
 // One layout for every kernel and type: panels of 16 rows, [rows/16][cols/q][16][q] with q = 32 / bits of an element, so that
 // one 64-byte line holds 16 outputs x 4 bytes of columns: lanes are outputs, there are no horizontal sums, and the same line
-// is the operand of a widening FMA, of a bf16 or int8 dot, and a row of an AMX tile. fp8 lines are [2][16][2]: halves of two
-// columns each, since their conversion goes through 16 bits. Rows and columns are padded with zeros.
+// is the operand of a widening FMA, of a bf16 or int8 dot, and a row of an AMX tile. Rows and columns are padded with zeros.
 // Scales follow the panels:  fp8   f32, one for every 128 x 128 block, [rows/128][cols/128], as DeepSeek-V3 ships
 //                            int8  f32, one for every row
 //                            int4  f16, one for every 32 columns of a row, [rows/16][cols/32][16]; elements are -8 .. 7
@@ -192,10 +191,10 @@ class PackedMatrix {
 // One block of random values, read from start to end and round again: every taker gets bytes that no cache still holds, as
 // long as the block is several times the last-level cache. Any slice is a valid array of bf16 or of f32, of either sign and
 // magnitude in [2^-8, 2^-4): weights and cached keys and values of trained models' size. It is one of every other type too,
-// no fp8 of it NaN, with scales of either sign.
+// no fp8 of it NaN and one in 2^13 subnormal, with scales of either sign.
 class Arena {
  public:
-  static constexpr double kRms = 0.0275;  // of f32 and bf16
+  static constexpr double kRms = 0.0279;  // of f32 and bf16
   // Of the elements of a Matrix of this type, scales included.
   static double rms(DType dtype);
 

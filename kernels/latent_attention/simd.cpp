@@ -73,9 +73,9 @@ struct ScaledLatents {
         Vec columns[4];
         load_columns(in + i, v, columns);
         Vec a = pair(columns[0], columns[1]), b = pair(columns[2], columns[3]);
-        if constexpr (!kFp8) zip(a, b, a, b, Lanes());
-        memcpy(out + i + (kFp8 ? 2 : 4) * kLanes * v, &a, sizeof a);
-        memcpy(out + i + (kFp8 ? kLine / 2 + 2 * kLanes * v : 4 * kLanes * v + 2 * kLanes), &b, sizeof b);
+        zip(a, b, a, b, Lanes());
+        memcpy(out + i + 4 * kLanes * v, &a, sizeof a);
+        memcpy(out + i + 4 * kLanes * v + 2 * kLanes, &b, sizeof b);
       }
     }
   }

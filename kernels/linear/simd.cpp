@@ -70,18 +70,33 @@ MMB_OP Vec scale_of(const PanelGroup<T>& group, int64_t p, int v, int64_t line) 
 // full tile leaves.
 template <class T, int MR, int NP>
 MMB_OP void step(Vec (&acc)[MR][NP * kVecsPerPanel], const float*& x, const T* line, int64_t stride) {
-  Vec w[NP * kVecsPerPanel][kColumns<T>];
-  MMB_UNROLL
-  for (int v = 0; v < NP * kVecsPerPanel; ++v) load_columns(line + v / kVecsPerPanel * stride, v % kVecsPerPanel, w[v]);
-  MMB_UNROLL
-  for (int c = 0; c < kColumns<T>; ++c) {
+  constexpr int kVecs = NP * kVecsPerPanel;
+  const auto line_of = [&](int v) { return line + v / kVecsPerPanel * stride; };
+  const auto multiply = [&](auto load) {
+    Vec w[kVecs][kColumns<T>];
     MMB_UNROLL
-    for (int m = 0; m < MR; ++m) {
-      const Vec a = broadcast(x[c * MR + m]);
+    for (int v = 0; v < kVecs; ++v) load(line_of(v), v % kVecsPerPanel, w[v]);
+    MMB_UNROLL
+    for (int c = 0; c < kColumns<T>; ++c) {
       MMB_UNROLL
-      for (int v = 0; v < NP * kVecsPerPanel; ++v) acc[m][v] = fma(a, w[v][c], acc[m][v]);
+      for (int m = 0; m < MR; ++m) {
+        const Vec a = broadcast(x[c * MR + m]);
+        MMB_UNROLL
+        for (int v = 0; v < kVecs; ++v) acc[m][v] = fma(a, w[v][c], acc[m][v]);
+      }
+    }
+  };
+  if constexpr (kTypeOf<T> == DType::fp8) {
+    Fp8Screen screen;  // one for all panels: a branch for each would keep the columns in memory
+    MMB_UNROLL
+    for (int v = 0; v < kVecs; ++v) screen.add(column_bytes(line_of(v), v % kVecsPerPanel));
+    if (__builtin_expect(screen.all_normal(), 1)) {
+      multiply([](const T* p, int v, Vec(&columns)[4]) { load_normal_columns(p, v, columns); });
+      x += kColumns<T> * MR;
+      return;
     }
   }
+  multiply([](const T* p, int v, Vec(&columns)[kColumns<T>]) { load_columns(p, v, columns); });
   x += kColumns<T> * MR;
 }
 
