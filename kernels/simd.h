@@ -289,12 +289,12 @@ MMB_OP void load_columns(const bf16* line, int v, Vec (&columns)[2]) {
   columns[0] = (Vec)(bits << 16);
   columns[1] = (Vec)(bits & 0xffff0000u);
 }
-// An fp8 that is a normal number, as the upper byte of 32 bits, moved down by 4: sign, 4 bits of exponent and mantissa have
-// their places in an f32 then, to which the upper bits of the exponent are missing.
+// 2^-8 of an fp8 that is a normal number, from the upper byte of 32 bits, moved down by 4: sign, 4 bits of exponent and
+// mantissa have their places in an f32 then, to which the upper bits of the exponent are missing.
 MMB_OP Vec normal_fp8(VecBits moved) {
   return (Vec)((moved & 0x87f00000u) | 0x38000000u);
 }
-// Any fp8, as the upper byte of 16 bits: as f16, whose exponent and mantissa are one bit further down.
+// 2^-8 of any fp8, from the upper byte of 16 bits: an f16 has exponent and mantissa one bit further down.
 MMB_OP Vec any_fp8(HalfBits upper) {
   HalfBits half = (HalfBits)((HalfInt)upper >> 1) & 0xbf80;
   half |= (HalfBits)((half & 0x7fff) == 0x3f80) & 0x7e00;  // NaN
@@ -326,15 +326,13 @@ struct Fp8Screen {
   MMB_OP bool all_normal() const {
 #if defined(__AVX512BW__)
     return _mm512_cmpge_epu8_mask((__m512i)most, _mm512_set1_epi8(static_cast<char>(kOther))) == 0;
+#elif defined(__AVX2__)
+    return _mm256_movemask_epi8((__m256i)(most >= kOther)) == 0;
 #else
-    const ColumnBytes others = (ColumnBytes)(most >= kOther);
-#if defined(__AVX2__)
-    return _mm256_movemask_epi8((__m256i)others) == 0;
-#else
+    const auto others = (ColumnBytes)(most >= kOther);
     uint64_t words[2];
     memcpy(words, &others, sizeof words);
     return (words[0] | words[1]) == 0;
-#endif
 #endif
   }
 };

@@ -85,19 +85,16 @@ MMB_OP void step(Vec (&acc)[MR][NP * kVecsPerPanel], const float*& x, const T* l
         for (int v = 0; v < kVecs; ++v) acc[m][v] = fma(a, w[v][c], acc[m][v]);
       }
     }
+    x += kColumns<T> * MR;
   };
   if constexpr (kTypeOf<T> == DType::fp8) {
     Fp8Screen screen;  // one for all panels: a branch for each would keep the columns in memory
     MMB_UNROLL
     for (int v = 0; v < kVecs; ++v) screen.add(column_bytes(line_of(v), v % kVecsPerPanel));
-    if (__builtin_expect(screen.all_normal(), 1)) {
-      multiply([](const T* p, int v, Vec(&columns)[4]) { load_normal_columns(p, v, columns); });
-      x += kColumns<T> * MR;
-      return;
-    }
+    if (__builtin_expect(screen.all_normal(), 1))
+      return multiply([](const T* p, int v, Vec(&columns)[4]) { load_normal_columns(p, v, columns); });
   }
   multiply([](const T* p, int v, Vec(&columns)[kColumns<T>]) { load_columns(p, v, columns); });
-  x += kColumns<T> * MR;
 }
 
 // Weights to prefetch while a tile computes: for every line of the tile a place in each panel of the group, from line `turn`
