@@ -52,11 +52,12 @@ TEST(Linear, RoundedRoundsToNearest) {
   }
 }
 
-// Row r holds pattern r in one column, wherever that lies in a line; alone and for many tokens.
+// Row r holds pattern r in one column, wherever that lies in a line, among ones: a NaN is the only number of its lines that is
+// not normal. Alone and for many tokens.
 TEST(Linear, EveryFp8PatternIsMultiplied) {
   const int64_t rows = 256, cols = 131;
   for (int64_t column : {0, 1, 2, 3, 66, 128, 130}) {
-    std::vector<float> w(rows * cols);
+    std::vector<float> w(rows * cols, 1);
     for (int64_t r = 0; r < rows; ++r)
       w[static_cast<size_t>(r * cols + column)] =
           from_fp8(static_cast<uint8_t>(r));  // 448 is in each block: scales of 1
