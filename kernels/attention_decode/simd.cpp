@@ -422,23 +422,23 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
     const Block block = loader.stored(t, count);
     const auto* k = static_cast<const E*>(block.k);
     const auto* v = static_cast<const E*>(block.v);
-    // What follows, for a single row: memory alone bounds it. Else the next block, which lies behind this one, and time
-    // enough to fetch it from four places.
+    // What follows, for a single row: memory alone bounds it. Else the next block: there is time enough to fetch it from four
+    // places.
     constexpr int64_t kStreams = R == 1 ? 1 : 4, kLatency = 6 << 10;  // bytes that memory delivers in twice its latency
-    const auto next = [&](const E* cached, int64_t stride, int64_t spans) {
-      return Memory{reinterpret_cast<const char*>(cached) + (R == 1 ? kLatency : kBlock * stride * size),
-                    kBlock * spans * kWidth * size};
+    const auto following = [&](const E* cached, int64_t spans) {
+      return Memory{reinterpret_cast<const char*>(cached) + kLatency, kBlock * spans * kWidth * size};
     };
-    const Memory next_k = next(k, block.k_stride, k_spans), next_v = next(v, block.v_stride, v_spans);
+    const Ahead next =
+        R == 1 ? Ahead{following(k, k_spans), following(v, v_spans)} : loader.ahead(t + count, kBlock);
     if constexpr (kQuads) {
       const int64_t k_slices = ceil_div(k_spans, QuadTile<E, R>::kMostSpans);
       for (int64_t i = 0; i < k_slices; ++i) {
         const int64_t first = k_spans * i / k_slices * kWidth, spans = k_spans * (i + 1) / k_slices - first / kWidth;
         quads<E, R>(w.q + first * R, spans, k + first, block.k_stride, count, i > 0, w.s, w.wide,
-                    streams<kStreams>(next_k, first * size * kBlock));
+                    streams<kStreams>(next.k, next.k.bytes * i / k_slices));
       }
     } else
-      dots<E, R>(w.q, k_spans, k, block.k_stride, count, w.s, streams<kStreams>(next_k, 0));
+      dots<E, R>(w.q, k_spans, k, block.k_stride, count, w.s, streams<kStreams>(next.k, 0));
     const VecInt seen = limits(w.limit, t), present = static_cast<int32_t>(count) - offset;
     softmax<T>(w.s, kLanes, vectors, vectors * T > count || w.limit[0] < t + count, seen < present ? seen : present,
                partial.m, partial.l, w.alpha);
@@ -447,7 +447,7 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
       for (int64_t r = 0; r < R; r += kRows)
         mix_slice<E, kRows, T>(width, w.s + r * T, kLanes, w.alpha + r * T, v + first * kWidth, block.v_stride, count,
                                partial.o + r * rows.o_stride + first * kWidth, rows.o_stride,
-                               streams<kStreams>(next_v, first * kWidth * size * (R == 1 ? 1 : kBlock)));
+                               streams<kStreams>(next.v, R == 1 ? first * kWidth * size : next.v.bytes * i / slices));
     }
   }
   const Vec l = sum_of_lanes<T>(load(partial.l)), m = load(partial.m);

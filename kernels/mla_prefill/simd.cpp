@@ -44,8 +44,8 @@ struct Expand {
   MMB_OP Block unit(int64_t begin, int64_t count) const { return wide(begin, count); }
 
   MMB_OP Ahead ahead(int64_t begin, int64_t count) const {
-    return {{reinterpret_cast<const char*>(cache + begin * (R + D)), count * (R + D) * static_cast<int64_t>(sizeof(T))},
-            {nullptr, 0}};
+    const auto* rows = reinterpret_cast<const char*>(cache + begin * (R + D));
+    return {{rows, count * (R + D) * static_cast<int64_t>(sizeof(T))}, {rows, 0}};
   }
 };
 
