@@ -112,10 +112,29 @@ struct Destination {
   int64_t stride;   // floats from token to token
   int64_t outputs;  // columns that exist
   bool add;         // to what is there
+  // Of one block of columns among several: the tile's sums so far, side by side, where y's rows may be far apart and compete
+  // for few sets of a cache.
+  float* sums = nullptr;
+  bool begun = false, done = true;  // whether sums has something; whether they go to y now
 };
 
 template <int MR, int N>
-MMB_OP void store_tile(const Vec (&acc)[MR][N], Destination out) {
+MMB_OP void store_tile(Vec (&acc)[MR][N], Destination out) {
+  if (out.begun) {
+    MMB_UNROLL
+    for (int m = 0; m < MR; ++m) {
+      MMB_UNROLL
+      for (int v = 0; v < N; ++v) acc[m][v] += load(out.sums + (m * N + v) * kLanes);
+    }
+  }
+  if (!out.done) {
+    MMB_UNROLL
+    for (int m = 0; m < MR; ++m) {
+      MMB_UNROLL
+      for (int v = 0; v < N; ++v) store(out.sums + (m * N + v) * kLanes, acc[m][v]);
+    }
+    return;
+  }
   MMB_UNROLL
   for (int m = 0; m < MR; ++m) {
     MMB_UNROLL
@@ -134,6 +153,13 @@ MMB_OP void store_tile(const Vec (&acc)[MR][N], Destination out) {
 template <class T, int MR, int NP>
 [[gnu::noinline]] void tile(const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead, Destination out) {
   constexpr int kVecs = NP * kVecsPerPanel;
+  if (out.begun && out.done) {
+    MMB_UNROLL
+    for (int m = 0; m < MR; ++m) {
+      MMB_UNROLL
+      for (int v = 0; v < kVecs; ++v) __builtin_prefetch(out.y + m * out.stride + v * kLanes, 1);
+    }
+  }
   Vec acc[MR][kVecs] = {};
   const auto run = [&](Vec(&sums)[MR][kVecs], int64_t begin, int64_t end) {
     int64_t i = begin;
@@ -355,9 +381,6 @@ MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tok
     }
   }
   constexpr int64_t q = kColumns<T>, kBlock = kColumnBlock / q;
-  // Columns whose tokens stay in L2 while all panels meet them, a group's blocks one after the other, which keeps its sums near.
-  constexpr int64_t kNear = 1 << 20;
-  const int64_t near_blocks = kNear / (4 * kColumnBlock * tokens), pass = kBlock * (near_blocks > 1 ? near_blocks : 1);
   [[maybe_unused]] constexpr int64_t kTilesToWiden = 4;  // fewer are done before lines are widened and stored for them
   constexpr int64_t kAhead = 128;  // lines, over all streams: what memory delivers in twice its latency
   const int64_t lines = ceil_div(w.cols, q), stride = lines * kLine<T>, K = padded_columns(w.cols);
@@ -382,31 +405,44 @@ MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tok
     return;
   }
 
-  // The token tiles pass over the block of lines at `first` of the group at `p`; between them they prefetch what comes next.
-  const auto meet = [&](int64_t p, int64_t first, const char* next) {
-    const int64_t group = group_at(p), count = lines - first < kBlock ? lines - first : kBlock;
-    const auto meet_tiles = [&](const auto& block, int64_t block_lines) {
-      for (int64_t t = 0; t < tiles.tiles; ++t) {
-        const int64_t m = tiles.begin(t), height = tiles.begin(t + 1) - m;
-        const Ahead ahead{next + kBlock * t / tiles.tiles * 64, lines * 64, 64 * count / block_lines / tiles.tiles,
-                          block_lines};
-        tile_of(height, group, packed + m * K + first * q * height, block, block_lines, ahead,
-                {rows(p) + m * y_stride, y_stride, w.rows - p * kPanel, first > 0});
+  // Tiles whose sums stay near, and columns whose tokens stay in L2 while all panels meet them, a group's blocks one after the
+  // other.
+  const int64_t some = tiles.tiles < kSumTiles ? tiles.tiles : kSumTiles;
+  constexpr int64_t kNear = 1 << 20;
+  const int64_t near_blocks = kNear / (4 * kColumnBlock * tiles.begin(some)),
+                pass = kBlock * (near_blocks > 1 ? near_blocks : 1);
+  float* const sums = scratch + kWidened;
+  for (int64_t t0 = 0; t0 < tiles.tiles; t0 += some) {
+    const int64_t t1 = min_of(t0 + some, tiles.tiles), m0 = tiles.begin(t0);
+    for (int64_t begin = 0; begin < lines; begin += pass) {
+      const int64_t end = min_of(begin + pass, lines);
+      // The tiles pass over the block of lines at `first` of the group at `p`; between them they prefetch what comes next.
+      const auto meet = [&](int64_t p, int64_t first, const char* next) {
+        const int64_t group = group_at(p), count = min_of(kBlock, lines - first);
+        const auto meet_tiles = [&](const auto& block, int64_t block_lines) {
+          for (int64_t t = t0; t < t1; ++t) {
+            const int64_t m = tiles.begin(t), height = tiles.begin(t + 1) - m;
+            const Ahead ahead{next + kBlock * (t - t0) / (t1 - t0) * 64, lines * 64,
+                              64 * count / block_lines / (t1 - t0), block_lines};
+            tile_of(height, group, packed + m * K + first * q * height, block, block_lines, ahead,
+                    {rows(p) + m * y_stride, y_stride, w.rows - p * kPanel, begin > 0, sums + (m - m0) * group * kPanel,
+                     first > begin, first + kBlock >= end});
+          }
+        };
+        if constexpr (!is_scaled(kTypeOf<T>))
+          if (t1 - t0 < kTilesToWiden) return meet_tiles(PanelGroup<T>{base(p) + first * kLine<T>, stride}, count);
+        meet_tiles(widened(PanelGroup<T>{base(p), stride, scales, p}, group, first, count, scratch), count * q);
+      };
+      for (int64_t p = panels.begin; p < panels.end; p += group_at(p)) {
+        const bool last = p + group_at(p) >= panels.end;
+        for (int64_t first = begin; first < end; first += kBlock)
+          meet(p, first,
+               first + kBlock < end ? place(p, first + kBlock)
+               : !last              ? place(p + group_at(p), begin)
+               : end < lines        ? place(panels.begin, end)
+               : t1 < tiles.tiles   ? place(panels.begin, 0)
+                                    : place(panels.end, 0));
       }
-    };
-    if constexpr (!is_scaled(kTypeOf<T>))
-      if (tiles.tiles < kTilesToWiden) return meet_tiles(PanelGroup<T>{base(p) + first * kLine<T>, stride}, count);
-    meet_tiles(widened(PanelGroup<T>{base(p), stride, scales, p}, group, first, count, scratch), count * q);
-  };
-  for (int64_t begin = 0; begin < lines; begin += pass) {
-    const int64_t end = min_of(begin + pass, lines);
-    for (int64_t p = panels.begin; p < panels.end; p += group_at(p)) {
-      const bool last = p + group_at(p) >= panels.end;
-      for (int64_t first = begin; first < end; first += kBlock)
-        meet(p, first,
-             first + kBlock < end ? place(p, first + kBlock)
-             : last               ? place(panels.begin, end)
-                                  : place(p + group_at(p), begin));
     }
   }
 }
