@@ -20,9 +20,9 @@ namespace {
 constexpr int kTileVecs = kRegisters * 3 / 4;     // accumulators of a tile
 constexpr int kMinPanels = kLanes == 16 ? 3 : 1;  // side by side, at full height
 constexpr int kTileTokens = kTileVecs / (kMinPanels * kVecsPerPanel);
-constexpr int kTallTokens = kTileVecs / kVecsPerPanel;  // of a tile of one panel
-constexpr int kMaxPanels = 4;                           // streams of weights: more of them read slower
-constexpr int64_t kColumnBlock = 128;                   // columns whose widened lines stay close
+constexpr int kTallTokens = kTileVecs / kVecsPerPanel;        // of a tile of one panel
+constexpr int kMaxPanels = 4;                                 // streams of weights: more of them read slower
+constexpr int64_t kColumnBlock = kMinPanels > 1 ? 128 : 256;  // columns whose widened lines stay close
 
 // Weights with scales are summed scale by scale, which takes twice the accumulators.
 MMB_OP constexpr int sums_of(DType weights) {

@@ -15,9 +15,13 @@ struct Memory {
 
 namespace {
 
+// Parts [begin, end) of `parts` of the memory; one part.
+MMB_OP Memory parts_of(Memory memory, int64_t begin, int64_t end, int64_t parts) {
+  const int64_t from = memory.bytes * begin / parts;
+  return {memory.data + from, memory.bytes * end / parts - from};
+}
 MMB_OP Memory part(Memory memory, int64_t index, int64_t parts) {
-  const int64_t begin = memory.bytes * index / parts;
-  return {memory.data + begin, memory.bytes * (index + 1) / parts - begin};
+  return parts_of(memory, index, index + 1, parts);
 }
 
 // A line at every step of a loop.

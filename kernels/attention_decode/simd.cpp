@@ -39,8 +39,8 @@ MMB_OP Vec load_part(const bf16* p, int part) {
 
 // ---- Micro-kernels
 
-// Panels: s[token][row] for NV vectors of rows (q: [dk][NV vectors]) and kAccumulators / NV tokens.
-template <int NV>
+// Panels: s[token][row] for NV vectors of rows, of W that lie side by side (q: [dk][W vectors]), and kAccumulators / NV tokens.
+template <int NV, int W>
 [[gnu::noinline]] void scores(const float* q, int64_t dk, const float* k, int64_t k_stride, float* s, Prefetch ahead) {
   constexpr int kTokens = kAccumulators / NV, kThirds = (kTokens + 2) / 3;
   const float* keys[kThirds];  // of every third token; the next two are one and two strides on
@@ -61,15 +61,32 @@ template <int NV>
       MMB_UNROLL
       for (int v = 0; v < NV; ++v) acc[t][v] = fma(key, row[v], acc[t][v]);
     }
-    q += NV * kLanes;
+    q += W * kLanes;
     MMB_UNROLL
     for (int g = 0; g < kThirds; ++g) ++keys[g];
   }
   MMB_UNROLL
   for (int t = 0; t < kTokens; ++t) {
     MMB_UNROLL
-    for (int v = 0; v < NV; ++v) store(s + (t * NV + v) * kLanes, acc[t][v]);
+    for (int v = 0; v < NV; ++v) store(s + (t * W + v) * kLanes, acc[t][v]);
   }
+}
+
+// Of a block of tokens from `begin` on, of which the last of W vectors of rows sees `visible`: the scores of those that any row
+// of a vector sees.
+template <int W, int NV = W>
+MMB_OP void score_panel(const float* q, int64_t dk, const Block& block, int64_t begin, const int32_t* limit,
+                        int64_t first, int64_t visible, float* s, Memory ahead) {
+  constexpr int kTokens = kAccumulators / NV, kSkip = W - NV;
+  // Those before the first of the remaining vectors stops.
+  const int64_t end = min_of(visible, limit[(kSkip + 1) * kLanes - 1] - begin);
+  for (; first < end; first += kTokens) {
+    if (first > kBlock - kTokens) first = kBlock - kTokens;
+    const auto* k = static_cast<const float*>(block.k) + first * block.k_stride;
+    scores<NV, W>(q + kSkip * kLanes, dk, k, block.k_stride, s + (first * W + kSkip) * kLanes,
+                  spread(parts_of(ahead, first, min_of(first + kTokens, visible), visible), 0, 1, dk));
+  }
+  if constexpr (NV > 1) score_panel<W, NV - 1>(q, dk, block, begin, limit, first, visible, s, ahead);
 }
 
 // Vectors of scores that dots makes at once.
@@ -349,31 +366,33 @@ MMB_OP void pack_quads(const Rows& rows, const Tile& tile, float* packed) {
   }
 }
 
-// One panel of NV vectors of rows, of which `rows` are real, over the block of `count` tokens from `begin` on.
+// One panel of NV vectors of rows, of which `real` exist, over the block of `count` tokens from `begin` on. Rows that see fewer
+// tokens come first.
 template <int NV>
 MMB_OP void panel_step(const Rows& rows, int64_t real, const float* q, const Block& block, int64_t begin, int64_t count,
                        const int32_t* limit, const Workspace& w, const Partial& p, Memory k_ahead, Memory v_ahead) {
-  constexpr int kTokens = kAccumulators / NV;
   constexpr int64_t kWidth = NV * kLanes;
-  const int64_t visible = min_of(count, limit[kWidth - 1] - begin), tiles = ceil_div(visible, kTokens);
+  const auto seen_by = [&](int64_t row) { return min_of(count, limit[row] - begin); };
+  const int64_t visible = seen_by(kWidth - 1);
   if (visible <= 0) return;
-  const auto* k = static_cast<const float*>(block.k);
   const auto* v = static_cast<const float*>(block.v);
-  for (int64_t i = 0; i < tiles; ++i)
-    scores<NV>(q, rows.a.dk, k + i * kTokens * block.k_stride, block.k_stride, w.s + i * kTokens * kWidth,
-               spread(k_ahead, i, tiles, rows.a.dk));
-  for (int64_t i = 0; i < kWidth; i += kLanes)
-    softmax<1>(w.s + i, kWidth, visible, limit[i] < begin + visible, limits(limit + i, begin), p.m + i, p.l + i,
-               w.alpha + i);
+  score_panel<NV>(q, rows.a.dk, block, begin, limit, 0, visible, w.s, k_ahead);
+  for (int64_t i = 0; i < kWidth; i += kLanes) {
+    const int64_t seen = seen_by(i + kLanes - 1);
+    if (seen > 0)
+      softmax<1>(w.s + i, kWidth, seen, limit[i] < begin + seen, limits(limit + i, begin), p.m + i, p.l + i,
+                 w.alpha + i);
+  }
   const int64_t vectors = ceil_div(rows.a.dv, kLanes), slices = ceil_div(vectors, max_spans<float>(kValueRows)),
                 row_tiles = ceil_div(real, kValueRows);
   for (int64_t i = 0; i < slices; ++i) {
     const int64_t first = vectors * i / slices, width = vectors * (i + 1) / slices - first;
     for (int64_t r = 0; r < row_tiles; ++r) {
-      const int64_t row = r * kValueRows;
-      mix_slice<float, kValueRows, 1>(width, w.s + row, kWidth, w.alpha + row, v + first * kLanes, block.v_stride,
-                                      visible, p.o + row * rows.o_stride + first * kLanes, rows.o_stride,
-                                      spread(v_ahead, i * row_tiles + r, slices * row_tiles, visible));
+      const int64_t row = r * kValueRows, seen = seen_by(row + kValueRows - 1);
+      if (seen <= 0) continue;
+      mix_slice<float, kValueRows, 1>(width, w.s + row, kWidth, w.alpha + row, v + first * kLanes, block.v_stride, seen,
+                                      p.o + row * rows.o_stride + first * kLanes, rows.o_stride,
+                                      spread(v_ahead, i * row_tiles + r, slices * row_tiles, seen));
     }
   }
 }
@@ -428,8 +447,7 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
     const auto following = [&](const E* cached, int64_t spans) {
       return Memory{reinterpret_cast<const char*>(cached) + kLatency, kBlock * spans * kWidth * size};
     };
-    const Ahead next =
-        R == 1 ? Ahead{following(k, k_spans), following(v, v_spans)} : loader.ahead(t + count, kBlock);
+    const Ahead next = R == 1 ? Ahead{following(k, k_spans), following(v, v_spans)} : loader.ahead(t + count, kBlock);
     if constexpr (kQuads) {
       const int64_t k_slices = ceil_div(k_spans, QuadTile<E, R>::kMostSpans);
       for (int64_t i = 0; i < k_slices; ++i) {

@@ -381,7 +381,7 @@ MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tok
     }
   }
   constexpr int64_t q = kColumns<T>, kBlock = kColumnBlock / q;
-  [[maybe_unused]] constexpr int64_t kTilesToWiden = 4;  // fewer are done before lines are widened and stored for them
+  [[maybe_unused]] constexpr int64_t kTilesToWiden = 3;  // fewer are done before lines are widened and stored for them
   constexpr int64_t kAhead = 128;  // lines, over all streams: what memory delivers in twice its latency
   const int64_t lines = ceil_div(w.cols, q), stride = lines * kLine<T>, K = padded_columns(w.cols);
   const TokenTiles tiles(tokens, kTypeOf<T>);
