@@ -122,7 +122,11 @@ MMB_OP void combine(const Rows& rows, const Tile& tile, int64_t row, int64_t cou
   for (int64_t i = 0; i < count; ++i) best = part_at(i).m[row] > best ? part_at(i).m[row] : best;
   Vec total = {};
   for (int64_t i = 0; i < count; ++i) total += exp2(broadcast(part_at(i).m[row] - best)) * part_at(i).l[row];
-  float* out = rows.a.out + rows.index(tile.sequence, tile.kv_head, tile.row + row) * rows.a.dv;
+  const auto out_of = [&](int64_t r) {
+    return rows.a.out + rows.index(tile.sequence, tile.kv_head, tile.row + min_of(r, tile.rows - 1)) * rows.a.dv;
+  };
+  float *const out = out_of(row), *const later = out_of(row + 4);  // a prompt's rows are far apart
+  for (int64_t d = 0; d < rows.a.dv; d += 16) __builtin_prefetch(later + d, 1);
   for (int64_t i = 0; i < count; ++i) {
     const Vec weight = exp2(broadcast(part_at(i).m[row] - best)) / total;
     const float* o = part_at(i).o + row * rows.o_stride;
