@@ -12,10 +12,13 @@
 // Blocking: 96 tokens. Panels: 8 tokens x 3 vectors of rows, then 8 rows x 3 vectors of the value; 128 rows of latent
 // attention are 0.8 MB with their block, in L2. Quads: 12 tokens x 2 vectors or 6 x 4; queries and two tiles of
 // widened keys stay in L1, 288 dims of 16 rows at a time. Dots: 16 sums. After both, 8 rows x 2 vectors of the value.
-// Roof, bf16 cache of 4096 tokens, 2 cores of a Xeon with 2 MB of L2, AVX-512 (November 2026, medians of 5 and 7): MHA
-// 0.85-0.89, V3's MQA 0.79, latents of 128 heads 0.85-0.89, of 16 heads 0.72-0.80, GQA of 8 rows 0.65, of 16 rows 0.69. Few
-// rows share a key's widening (6 % of their FMAs, 12 % for values) and the softmax (10 %), and of GQA's, whose bytes take as
-// long as their FLOPs, 12 of L1's 16 fill buffers are with memory while tiles load from L2. On a matrix unit: tiles.h.
+// Causal: tokens come in blocks and rows in vectors and tiles; each meets the tokens that its last row sees.
+// Roof, bf16 cache of 4096 tokens, 2 cores of a Xeon with 2 MB of L2, medians of 7, November 2026, AVX-512 (AVX2): MHA
+// 0.87-0.89 (0.79), V3's MQA 0.83 (0.80), latents of 128 heads 0.90 (0.87), of 16 heads 0.77 (0.76), GQA of 8 rows 0.70 (0.58),
+// of 16 rows 0.75 (0.62); MHA prefill of 512 tokens 0.75 (0.69). Few rows share a key's widening (6 % of their FMAs, 12 % for
+// values) and the softmax (8 %), and of GQA's, whose bytes take as long as their FLOPs, 12 of L1's 16 fill buffers are with
+// memory while tiles load from L2. MHA prefill: a quarter goes to packing queries (9 %), writing results (6 %), both from rows
+// that are far apart, and softmax (8 %). On a matrix unit: tiles.h.
 // Split: query_rows.h.
 #include "mmb/attention_decode.h"
 

@@ -1,11 +1,13 @@
 // Bound: weights from memory up to the machine's balance (about 10 tokens in bf16), multiply rate beyond.
 // Blocking: up to 24 tokens are one tile: 24 accumulators of 32 registers, weights widened as they come from memory, in 4
 // streams. More: tiles of 8 x 3 panels over blocks of 128 columns, whose widened lines (24 KB) meet one tile of tokens
-// after the other; in passes over all panels, of as many blocks as have 1 MiB of tokens.
-// Roof, DeepSeek-V3's bf16 projections, 2 cores of a Xeon with 2 MB of L2, AVX-512 (November 2026, medians of 7): 1 token
-// 0.89-0.98, 8 tokens 0.80-0.92, 32 tokens 0.62-0.76, 128 tokens 0.65-0.83. A tile with all operands in L1 reaches 0.95 of the
-// register peak, its steps alone all of it; the rest are the lines of tokens and sums that come from L2, and widening. On the
-// matrix unit: tiles.h.
+// after the other (AVX2: 6 x 1, 256 columns, 16 KB); in passes over all panels, of as many blocks as have 1 MiB of tokens.
+// Between the blocks of a pass the sums of a group of panels lie side by side (512 tokens: 96 KB, in L2).
+// Roof, DeepSeek-V3's 7168 to 2048 in bf16, 2 cores of a Xeon with 2 MB of L2, medians of 7, November 2026: AVX-512 1 token
+// 0.88-0.92, 8 tokens 0.80-0.83, 32 tokens 0.72-0.82, 128 tokens 0.85-0.92, 512 tokens 0.87-0.93; AVX2 0.97-0.99, 0.65,
+// 0.71-0.79, 0.71-0.80, 0.76-0.82. A tile with all operands in L1 reaches 0.95 of the register peak, its steps alone all of
+// it; the rest are the lines of tokens and sums that come from L2, and widening. AVX2 at 8 tokens: two tiles of 4 x 2 vectors
+// have just as many sums as hide an FMA's latency. On the matrix unit: tiles.h.
 // Integer weights take three (int8) or two (int4) instructions to widen beside every FMA of a token, as many as fit into the
 // time of memory. Up to 4 tokens they meet the tokens' digits in dots of bytes as they lie (Digits, matmul.h), in a third or
 // half of the instructions: V3's experts, 1 token, int8 0.90 (0.89 by FMA), int4 0.78 (0.66); on one core 0.94 (0.93), 0.81
