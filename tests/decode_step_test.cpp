@@ -186,6 +186,20 @@ TEST(DecodeStep, MissingLayersTakeAsLongAsTheirKind) {
   EXPECT_DOUBLE_EQ(problem.model_seconds(14), 2 * 18);
 }
 
+// The memory that a run plans with has one residual stream for each layer, and no other inputs and outputs of layers.
+TEST(DecodeStep, LayersHaveNoActivationsOfTheirOwn) {
+  for (const char* model : {"tiny-mla-moe", "tiny-mla-moe~mha"}) {
+    const DecodeStep::Problem problem(tiny(model, 1, 9), DType::bf16, "composed", test_arena(), 1);
+    const DecodeStep::Args& args = problem.args();
+    for (int64_t l = 0; l < args.layer_count; ++l) {
+      EXPECT_EQ(args.layers[l].mla_layer.x, nullptr);
+      EXPECT_EQ(args.layers[l].mla_layer.y, nullptr);
+      EXPECT_EQ(args.layers[l].attention_layer.x, nullptr);
+      EXPECT_EQ(args.layers[l].attention_layer.y, nullptr);
+    }
+  }
+}
+
 TEST(DecodeStep, AModelThatDoesNotFitIsRefused) {
   Arena small(1 << 16);
   EXPECT_THROW(DecodeStep::Problem(tiny("tiny-mla-moe", 1, 9), DType::f32, "composed", small, 1), Error);

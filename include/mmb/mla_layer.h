@@ -68,6 +68,8 @@ struct MlaLayer {
     double tolerance() const { return tolerance_; }  // of y
     void next();
     bool intact() const { return y_.intact(); }
+    // Of a problem that lends its weights and cache to a whole model: frees x and y, which are null then.
+    void drop_activations();
 
    private:
     void take();

@@ -165,6 +165,12 @@ void AttentionLayer::Problem::next() {
   take();
 }
 
+void AttentionLayer::Problem::drop_activations() {
+  for (Buffer<float>* buffer : {&x_, &y_, &expected_}) *buffer = Buffer<float>();
+  args_.x = nullptr;
+  args_.y = nullptr;
+}
+
 const AttentionLayer::Args& AttentionLayer::Problem::expected() const {
   expected_args_ = args_;
   expected_args_.k_cache = k_.copy();

@@ -141,6 +141,12 @@ void MlaLayer::Problem::next() {
   take();
 }
 
+void MlaLayer::Problem::drop_activations() {
+  for (Buffer<float>* buffer : {&x_, &y_, &expected_}) *buffer = Buffer<float>();
+  args_.x = nullptr;
+  args_.y = nullptr;
+}
+
 const MlaLayer::Args& MlaLayer::Problem::expected() const {
   expected_args_ = args_;
   expected_args_.cache = cache_.copy();
