@@ -45,7 +45,8 @@ struct Ahead {
 //   select(sequence, kv_head)  the cache that the calls after it are about
 //   stored(begin, count)       rows of tokens [begin, begin + count), count <= kBlock
 //   wide(begin, count)         the same as f32
-//   ahead(begin, count)        the memory that wide() of these tokens will read, to prefetch
+//   ahead(begin, count)        the memory that stored() or wide() will read of these tokens, some of which may not exist, to
+//                              prefetch; values of no bytes are those of the keys
 //   for_unit()                 whether a matrix unit can have rows of bf16, in
 //   unit(begin, count)         which it is asked for then, with or without scales
 // Each thread has its own. This is any one of them, so that the core is compiled once.
