@@ -297,16 +297,17 @@ MMB_OP void pack_tokens(const E* x, int64_t stride, const int32_t* rows, int64_t
 // Sums in blocks: tiles of tokens and panels that are near each other. And the matrix unit's block of columns, in steps.
 constexpr int64_t kNearTiles = 16, kNearPanels = 32, kBlockSteps = 4;
 
-// Of a group of panels: its widened lines, in floats, and how many register tiles have sums beside them.
-constexpr int64_t kWidened = kColumnBlock * kPanel * kMaxPanels, kSumTiles = 64;
+// Of a group of panels: its widened lines, in floats, and how many register tiles have sums behind them; all of it.
+constexpr int64_t kWidened = kColumnBlock * kPanel * kMaxPanels, kSumTiles = 64,
+                  kGroupScratch = kWidened + kSumTiles * kTileTokens * kPanel * kMaxPanels;
 
 // Floats of own scratch that matmul needs: for widened lines and sums of register tiles; for sums of near tiles; on the matrix
 // unit for those of one block and tile of tokens, and the block's lines in bf16.
 constexpr int64_t kMatmulScratch =
     kHasTiles       ? kNearPanels * (kTileRows * kPanel * (kNearTiles + 1) + kBlockSteps * kTileBytes / 4)
     : kMayHaveBytes ? kNearPanels * kTileRows * kPanel * kNearTiles
-                    : kWidened + kSumTiles * kTileTokens * kPanel * kMaxPanels;
-static_assert(kMatmulScratch >= kWidened + kSumTiles * kTileTokens * kPanel * kMaxPanels);
+                    : kGroupScratch;
+static_assert(kMatmulScratch >= kGroupScratch);
 
 }  // namespace
 

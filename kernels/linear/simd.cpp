@@ -409,7 +409,7 @@ MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tok
 
   // Tiles whose sums stay near, and columns whose tokens stay in L2 while all panels meet them, a group's blocks one after the
   // other.
-  const int64_t some = tiles.tiles < kSumTiles ? tiles.tiles : kSumTiles;
+  const int64_t some = min_of(tiles.tiles, kSumTiles);
   constexpr int64_t kNear = 1 << 20;
   const int64_t near_blocks = kNear / (4 * kColumnBlock * tiles.begin(some)),
                 pass = kBlock * (near_blocks > 1 ? near_blocks : 1);
