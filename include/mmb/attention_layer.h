@@ -60,15 +60,14 @@ struct AttentionLayer {
 
   class Problem {
    public:
-    Problem(const Shape& shape, DType dtype, std::string_view algo, Arena& arena, uint64_t seed);
+    // `lends`: its weights and cache, to a whole model. Its own x and y are null.
+    Problem(const Shape& shape, DType dtype, std::string_view algo, Arena& arena, uint64_t seed, bool lends = false);
     const Args& args() const { return args_; }
     const Args& expected() const;
     std::vector<Output> outputs(const Args& args, int64_t unit) const;
     double tolerance() const;  // of y
     void next();
     bool intact() const { return y_.intact(); }
-    // Of a problem that lends its weights and cache to a whole model: frees x and y, which are null then.
-    void drop_activations();
 
    private:
     void take();

@@ -95,17 +95,15 @@ Cost AttentionLayer::cost(const Shape& shape, DType dtype, std::string_view) {
   return sum(parts(shape, dtype));
 }
 
-AttentionLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view, Arena& arena, uint64_t seed)
+AttentionLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view, Arena& arena, uint64_t seed,
+                                 bool lends)
     : shape_(checked(shape)),
       arena_(arena),
       batch_(shape.batch, shape.new_tokens, shape.context, shape.shortest),
-      x_(batch_.tokens() * shape.hidden_size),
       q_a_norm_(shape.q_lora_rank),
       qkv_bias_(shape.num_attention_heads * (2 * shape.qk_head_dim + shape.v_head_dim)),
       o_bias_(shape.hidden_size),
       qk_norm_(2 * shape.qk_head_dim),
-      y_(x_.size()),
-      expected_(x_.size()),
       positions_(positions_of(batch_.view())),
       inv_freq_(plain_inv_freq(shape.rotary_dim)),
       k_(arena, batch_.view(), shape.num_key_value_heads, shape.context,
@@ -118,7 +116,10 @@ AttentionLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_vi
   // deviation of 2 with this scale.
   constexpr double kDeviation = Arena::kRms;
   const double unit = kDeviation / Arena::rms(dtype);
-  fill_normal(x_, seed, unit / std::sqrt(static_cast<double>(H)));
+  if (!lends) {
+    for (Buffer<float>* rows : {&x_, &y_, &expected_}) *rows = Buffer<float>(batch_.tokens() * H);
+    fill_normal(x_, seed, unit / std::sqrt(static_cast<double>(H)));
+  }
   fill_normal(q_a_norm_, seed + 1, unit / std::sqrt(static_cast<double>(std::max<int64_t>(Q, 1))));
   fill_normal(qkv_bias_, seed + 2, kDeviation);
   fill_normal(o_bias_, seed + 3, kDeviation * kDeviation);
@@ -163,12 +164,6 @@ void AttentionLayer::Problem::next() {
   k_.next();
   v_.next();
   take();
-}
-
-void AttentionLayer::Problem::drop_activations() {
-  for (Buffer<float>* buffer : {&x_, &y_, &expected_}) *buffer = Buffer<float>();
-  args_.x = nullptr;
-  args_.y = nullptr;
 }
 
 const AttentionLayer::Args& AttentionLayer::Problem::expected() const {

@@ -172,13 +172,11 @@ DecodeStep::Problem::Problem(const Shape& shape, DType dtype, std::string_view a
     args.post_norm = post_norm_.data();
     args.eps = 1e-6f;
     if (s.attention == DecoderLayer::Attention::dense) {
-      w.dense = std::make_unique<AttentionLayer::Problem>(s.attention_layer, dtype, "", arena, layer_seed);
-      w.dense->drop_activations();
+      w.dense = std::make_unique<AttentionLayer::Problem>(s.attention_layer, dtype, "", arena, layer_seed, true);
       args.attention_layer = w.dense->args();
     } else {
-      w.mla =
-          std::make_unique<MlaLayer::Problem>(s.mla_layer, dtype, DecoderLayer::mla_algo(s, algo), arena, layer_seed);
-      w.mla->drop_activations();
+      w.mla = std::make_unique<MlaLayer::Problem>(s.mla_layer, dtype, DecoderLayer::mla_algo(s, algo), arena,
+                                                  layer_seed, true);
       args.mla_layer = w.mla->args();
     }
     if (is_moe(s)) {

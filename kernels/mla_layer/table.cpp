@@ -79,15 +79,13 @@ Cost MlaLayer::cost(const Shape& shape, DType dtype, std::string_view algo) {
   return sum(parts(shape, dtype, algo));
 }
 
-MlaLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view algo, Arena& arena, uint64_t seed)
+MlaLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view algo, Arena& arena, uint64_t seed,
+                           bool lends)
     : shape_(checked(shape)),
       arena_(arena),
       batch_(shape.batch, shape.new_tokens, shape.context, shape.shortest),
-      x_(batch_.tokens() * shape.hidden_size),
       q_a_norm_(shape.q_lora_rank),
       kv_a_norm_(shape.kv_lora_rank),
-      y_(x_.size()),
-      expected_(x_.size()),
       positions_(positions_of(batch_.view())),
       inv_freq_(plain_inv_freq(shape.qk_rope_head_dim)),
       cache_(arena, batch_.view(), 1, shape.context, cached_row(shape, dtype).bytes()),
@@ -100,7 +98,10 @@ MlaLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view alg
   const LatentRow row = cached_row(shape, dtype);
   const double weight = Arena::rms(dtype), unit = kDeviation / weight, latent = Arena::rms(row.dtype),
                rope = Arena::rms(row.rope_type());
-  fill_normal(x_, seed, unit / std::sqrt(static_cast<double>(H)));
+  if (!lends) {
+    for (Buffer<float>* rows : {&x_, &y_, &expected_}) *rows = Buffer<float>(batch_.tokens() * H);
+    fill_normal(x_, seed, unit / std::sqrt(static_cast<double>(H)));
+  }
   fill_normal(q_a_norm_, seed + 1, unit / std::sqrt(static_cast<double>(std::max<int64_t>(Q, 1))));
   fill_normal(kv_a_norm_, seed + 2, latent);
   const double deviation =
@@ -139,12 +140,6 @@ void MlaLayer::Problem::take() {
 void MlaLayer::Problem::next() {
   cache_.next();
   take();
-}
-
-void MlaLayer::Problem::drop_activations() {
-  for (Buffer<float>* buffer : {&x_, &y_, &expected_}) *buffer = Buffer<float>();
-  args_.x = nullptr;
-  args_.y = nullptr;
 }
 
 const MlaLayer::Args& MlaLayer::Problem::expected() const {
