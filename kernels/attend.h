@@ -47,34 +47,34 @@ struct Ahead {
 //   wide(begin, count)         the same as f32
 //   ahead(begin, count)        the memory that stored() or wide() will read of these tokens, some of which may not exist, to
 //                              prefetch; values of no bytes are those of the keys
-//   for_unit()                 whether a matrix unit can have rows of bf16, in
-//   unit(begin, count)         which it is asked for then, with or without scales
+//   unscaled_type()            the type of what unscaled() gives: bf16 for a matrix unit, or int8; f32 where there is none
+//   unscaled(begin, count)     rows without their scales, if they have any, which are beside them
 // Each thread has its own. This is any one of them, so that the core is compiled once.
 struct Loader {
   void* self;
   DType stored_type;
-  bool for_unit;
+  DType unscaled_type;
   void (*select_of)(void*, int64_t, int64_t);
   Block (*stored_of)(void*, int64_t, int64_t);
   Block (*wide_of)(void*, int64_t, int64_t);
-  Block (*unit_of)(void*, int64_t, int64_t);
+  Block (*unscaled_of)(void*, int64_t, int64_t);
   Ahead (*ahead_of)(void*, int64_t, int64_t);
 
   template <class L>
   explicit Loader(L& loader)
       : self(&loader),
         stored_type(L::kStored),
-        for_unit(loader.for_unit()),
+        unscaled_type(loader.unscaled_type()),
         select_of([](void* l, int64_t b, int64_t h) { static_cast<L*>(l)->select(b, h); }),
         stored_of([](void* l, int64_t begin, int64_t count) { return static_cast<L*>(l)->stored(begin, count); }),
         wide_of([](void* l, int64_t begin, int64_t count) { return static_cast<L*>(l)->wide(begin, count); }),
-        unit_of([](void* l, int64_t begin, int64_t count) { return static_cast<L*>(l)->unit(begin, count); }),
+        unscaled_of([](void* l, int64_t begin, int64_t count) { return static_cast<L*>(l)->unscaled(begin, count); }),
         ahead_of([](void* l, int64_t begin, int64_t count) { return static_cast<L*>(l)->ahead(begin, count); }) {}
 
   MMB_OP void select(int64_t sequence, int64_t kv_head) const { select_of(self, sequence, kv_head); }
   MMB_OP Block stored(int64_t begin, int64_t count) const { return stored_of(self, begin, count); }
   MMB_OP Block wide(int64_t begin, int64_t count) const { return wide_of(self, begin, count); }
-  MMB_OP Block unit(int64_t begin, int64_t count) const { return unit_of(self, begin, count); }
+  MMB_OP Block unscaled(int64_t begin, int64_t count) const { return unscaled_of(self, begin, count); }
   MMB_OP Ahead ahead(int64_t begin, int64_t count) const { return ahead_of(self, begin, count); }
 };
 
@@ -112,8 +112,8 @@ struct Cache {
   }
 
   MMB_OP Block stored(int64_t begin, int64_t count) const { return in_place(begin, count, kStoredTokens); }
-  MMB_OP bool for_unit() const { return kHasTiles && sizeof(T) == 2; }
-  MMB_OP Block unit(int64_t begin, int64_t count) const { return stored(begin, count); }
+  MMB_OP DType unscaled_type() const { return kHasTiles ? kStored : DType::f32; }
+  MMB_OP Block unscaled(int64_t begin, int64_t count) const { return stored(begin, count); }
 
   MMB_OP Ahead ahead(int64_t begin, int64_t count) const {
     constexpr auto size = static_cast<int64_t>(sizeof(T));
@@ -147,11 +147,12 @@ struct Cache {
 
   template <class E>
   MMB_OP static void copy_rows(const T* in, int64_t in_stride, int64_t dims, int64_t count, E* out, int64_t stride) {
+    const int64_t whole = dims / kLanes * kLanes;
     for (int64_t t = 0; t < count; ++t, in += in_stride, out += stride) {
-      for (int64_t i = 0; i < round_up(dims, kRowMultiple<E>); i += kLanes) {
-        const int64_t n = dims - i;
-        store(out + i, n >= kLanes ? load(in + i) : n > 0 ? load_partial(in + i, n) : Vec{});
-      }
+      MMB_FEW_STEPS
+      for (int64_t i = 0; i < whole; i += kLanes) store(out + i, load(in + i));
+      for (int64_t i = whole; i < round_up(dims, kRowMultiple<E>); i += kLanes)
+        store(out + i, i < dims ? load_partial(in + i, dims - i) : Vec{});
     }
   }
 

@@ -369,10 +369,15 @@ MMB_OP Vec load(const fp8* p) {
   return any_fp8(__builtin_convertvector(bytes, HalfBits) << 8);
 }
 MMB_OP Vec load(const int8* p) {
+#if defined(__AVX512F__)
+  return __builtin_convertvector((VecInt)_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+                                 Vec);
+#else
   typedef int8_t ByteInt __attribute__((vector_size(kLanes)));
   ByteInt bytes;
   memcpy(&bytes, p, sizeof bytes);  // by way of 16 bits: GCC takes lane by lane what is not a doubling
   return __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(bytes, HalfInt), VecInt), Vec);
+#endif
 }
 template <class E>
 MMB_OP Vec load_partial(const E* p, int64_t n) {
@@ -483,22 +488,31 @@ constexpr float kToInteger = 12582912.f;  // 1.5 * 2^23
 // What is smaller counts as zero where values become integers relative to their largest: its inverse stays finite.
 constexpr float kLeast = 1e-30f;
 
-// 2^(n + f) for f in [-1/2, 1/2] and the integer n in the low bits of `shifted`: degree 5, relative error at most 2.5e-7.
-MMB_OP Vec exp2(Vec shifted, Vec f) {
+// 2^f for f in [-1/2, 1/2]: degree 5, relative error at most 2.5e-7.
+MMB_OP Vec exp2_of_fraction(Vec f) {
   Vec p = broadcast(1.3390936e-3f);
   p = fma(p, f, broadcast(9.6740136e-3f));
   p = fma(p, f, broadcast(5.5503324e-2f));
   p = fma(p, f, broadcast(2.4022181e-1f));
   p = fma(p, f, broadcast(6.9314720e-1f));
-  p = fma(p, f, broadcast(1.f));
-  return (Vec)((VecBits)p + ((VecBits)shifted << 23));
+  return fma(p, f, broadcast(1.f));
 }
 
-// 2^x for x in [-126, 127], x beyond as the nearer end: relative error at most 2.5e-7.
+// 2^(n + f) for the integer n in the low bits of `shifted`.
+MMB_OP Vec exp2(Vec shifted, Vec f) {
+  return (Vec)((VecBits)exp2_of_fraction(f) + ((VecBits)shifted << 23));
+}
+
+// 2^x for x in [-126, 127], relative error at most 2.5e-7; 2^-126 or less for x below.
 MMB_OP Vec exp2(Vec x) {
-  x = min(max(x, broadcast(-126.f)), broadcast(127.f));
+#if defined(__AVX512DQ__)
+  const Vec f = (Vec)_mm512_reduce_ps((__m512)x, 0);  // what rounding to an integer takes away
+  return (Vec)_mm512_scalef_ps((__m512)exp2_of_fraction(f), (__m512)(x - f));
+#else
+  x = max(x, broadcast(-126.f));
   const Vec shifted = x + kToInteger;
   return exp2(shifted, x - (shifted - kToInteger));
+#endif
 }
 
 constexpr float kLog2e = 1.44269502f;

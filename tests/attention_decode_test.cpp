@@ -20,6 +20,23 @@ TEST(AttentionDecode, LiteralCase) {
   }
 }
 
+// Over all of the exponential's range: the ratio of two weights is e to the power of their scores' difference, of which f32
+// keeps 2^-24 three times.
+TEST(AttentionDecode, WeightsAreExponentialsOfScores) {
+  const float k[] = {1, 0}, v[] = {1, 0, 0, 1};
+  const int64_t first[] = {0, 1}, context[] = {2};
+  for (const auto& kernel : AttentionDecode::kernels()) {
+    if (!supported(kernel.impl)) continue;
+    for (float score = -85; score <= 85; score += 0.0137f) {
+      float out[2] = {};
+      kernel.run({1, 1, 2, 0, 1, 1, 1, 2}, {{1, first, context}, &score, k, v, DType::f32, 2, 1, out});
+      ASSERT_LE(std::abs(out[0] / out[1] / std::exp(static_cast<double>(score)) - 1),
+                1e-6 + 3 * 0x1p-24 * std::abs(score))
+          << name(kernel.impl) << ' ' << score;
+    }
+  }
+}
+
 TEST(AttentionDecode, ContextsAndGroups) {
   for (int64_t context : {1, 2, 15, 16, 17, 95, 96, 97, 513, 1030})
     for (int64_t group : {1, 2, 3, 8, 16, 128}) {

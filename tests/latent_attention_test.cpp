@@ -96,6 +96,8 @@ TEST(LatentAttention, BytesAreTheAccounts) {
 TEST(LatentAttention, ContextsAndHeads) {
   for (int64_t context : {1, 2, 15, 16, 17, 95, 96, 97, 513, 1030})
     for (int64_t heads : {1, 3, 16, 33}) expect_match({1, 1, context, 0, heads, 32, 16}, 7);
+  for (int64_t context : {1, 5, 6, 7, 96, 97, 200})
+    for (int64_t heads : {9, 12, 16}) expect_match({1, 1, context, 0, heads, 64, 128}, 7);
 }
 
 TEST(LatentAttention, Dims) {

@@ -40,6 +40,13 @@ MMB_OP Vec load_part(const bf16* p, int part) {
   return columns[part];
 }
 
+MMB_OP Vec load_part(const int8* p, int part) {
+  return load(p + part * kLanes);
+}
+// Whether rows of E come with scales beside them: one for the dims of the value and one for the others.
+template <class E>
+constexpr bool kIsScaled = sizeof(E) == 1;
+
 // ---- Micro-kernels
 
 // Panels: s[token][row] for NV vectors of rows, of W that lie side by side (q: [dk][W vectors]), and kAccumulators / NV tokens.
@@ -141,24 +148,36 @@ struct QuadTile {
 // Scores of R rows as those of dots: q is [dims / 4][vectors][kLanes], lanes 4i .. 4i + 3 of vector j being four dims of row
 // i * vectors + j. A key's four dims meet them all, and only four lanes are left to add. Keys are widened a tile ahead, a few
 // lines at every step, so that they come from L2 beside the products; where tokens are left over, the last one stands for
-// those that lack. `wide` has kQuadBytes; `add`: to what s has.
+// those that lack. `dims`: of the block's keys; the value has the first dv of all. `wide` has kQuadBytes; `add`: to what s has.
 template <class E, int R>
-[[gnu::noinline]] void quads(const float* q, int64_t spans, const E* k, int64_t k_stride, int64_t tokens, bool add,
+[[gnu::noinline]] void quads(const float* q, const Block& block, Share dims, int64_t dv, int64_t tokens, bool add,
                              float* s, float* wide, Streams<4> ahead) {
   using Quads = QuadTile<E, R>;
   constexpr int T = kLanes / R, NV = Quads::kVecs, kTokens = Quads::kTokens, kWidth = Quads::kWidth,
                 kSteps = kWidth / 4;
+  const int64_t spans = (dims.end - dims.begin) / kWidth, k_stride = block.k_stride;
+  const E* k = static_cast<const E*>(block.k) + dims.begin;
   float* next_wide = wide + Quads::kApart / 4;
-  const E* keys[kTokens];  // of the next tile
+  // Of the next tile: keys, and the scales of their first group.
+  const E* keys[kTokens];
+  [[maybe_unused]] const float* scales[kTokens];
+  [[maybe_unused]] const int64_t first_group = (dv - dims.begin) / kWidth;  // spans
   const auto find_keys = [&](int64_t first) {
     MMB_UNROLL
-    for (int t = 0; t < kTokens; ++t) keys[t] = k + min_of(first + t, tokens - 1) * k_stride;
+    for (int t = 0; t < kTokens; ++t) {
+      const int64_t token = min_of(first + t, tokens - 1);
+      keys[t] = k + token * k_stride;
+      if constexpr (kIsScaled<E>) scales[t] = block.scales + token;
+    }
   };
   const auto widen = [&](int t, int64_t i, float* out) {
     ahead.fetch<kWidth* static_cast<int>(sizeof(E))>();
     MMB_UNROLL
-    for (int part = 0; part < kSpan<E>; ++part)
-      store(out + i * Quads::kSpanFloats + t * kWidth + part * kLanes, load_part(keys[t] + i * kWidth, part));
+    for (int part = 0; part < kSpan<E>; ++part) {
+      Vec key = load_part(keys[t] + i * kWidth, part);
+      if constexpr (kIsScaled<E>) key *= broadcast(scales[t][i < first_group ? 0 : kBlock]);
+      store(out + i * Quads::kSpanFloats + t * kWidth + part * kLanes, key);
+    }
   };
   find_keys(0);
   for (int64_t i = 0; i < spans; ++i) {
@@ -234,32 +253,30 @@ MMB_OP void softmax(float* s, int64_t stride, int64_t vectors, bool masked, VecI
     softmax_step<T, false>(s, stride, vectors, limit, m, l, alpha);
 }
 
-// o = alpha * o + P V for ROWS rows and NV spans of the value. Weight of (token t, row r): p[t / T * stride + r*T + t % T].
-template <class E, int ROWS, int NV, int T, class Fetch>
+// o = alpha * o + P V for ROWS rows and NV vectors of the value from vector V0 of a span on. Weight of (token t, row r):
+// p[t / T * stride + r*T + t % T].
+template <class E, int ROWS, int V0, int NV, int T, class Fetch>
 [[gnu::noinline]] void mix(const float* p, int64_t p_stride, const float* alpha, const E* v, int64_t v_stride,
                            int64_t tokens, float* o, int64_t o_stride, Fetch ahead) {
-  constexpr int kVecs = NV * kSpan<E>;
-  Vec acc[ROWS][kVecs];
+  constexpr int kParts = kSpan<E>, kBytes = (ceil_div(V0 + NV, kParts) - ceil_div(V0, kParts)) * kParts * kLanes *
+                                            static_cast<int>(sizeof(E));  // of spans that begin here
+  Vec acc[ROWS][NV];
   MMB_UNROLL
   for (int r = 0; r < ROWS; ++r) {
     const Vec a = broadcast(alpha[r * T]);
     MMB_UNROLL
-    for (int n = 0; n < kVecs; ++n) acc[r][n] = a * load(o + r * o_stride + n * kLanes);
-    if constexpr (kSpan<E> == 2) {
-      MMB_UNROLL
-      for (int n = 0; n < kVecs; n += 2) unzip(acc[r][n], acc[r][n + 1], acc[r][n], acc[r][n + 1], Lanes());
-    }
+    for (int n = 0; n < NV; ++n) acc[r][n] = a * load(o + r * o_stride + n * kLanes);
   }
   const auto mix_token = [&](const float* weight) {
-    ahead.template fetch<kVecs * kLanes* static_cast<int>(sizeof(E))>();
-    Vec value[kVecs];
+    ahead.template fetch<kBytes>();
+    Vec value[NV];
     MMB_UNROLL
-    for (int n = 0; n < kVecs; ++n) value[n] = load_part(v + n / kSpan<E> * kSpan<E> * kLanes, n % kSpan<E>);
+    for (int n = 0; n < NV; ++n) value[n] = load_part(v + (V0 + n) / kParts * kParts * kLanes, (V0 + n) % kParts);
     MMB_UNROLL
     for (int r = 0; r < ROWS; ++r) {
       const Vec w = broadcast(weight[r * T]);
       MMB_UNROLL
-      for (int n = 0; n < kVecs; ++n) acc[r][n] = fma(w, value[n], acc[r][n]);
+      for (int n = 0; n < NV; ++n) acc[r][n] = fma(w, value[n], acc[r][n]);
     }
     v += v_stride;
   };
@@ -271,29 +288,46 @@ template <class E, int ROWS, int NV, int T, class Fetch>
   for (int64_t t = 0; t < tokens; ++t) mix_token(p + t);
   MMB_UNROLL
   for (int r = 0; r < ROWS; ++r) {
-    if constexpr (kSpan<E> == 2) {
-      MMB_UNROLL
-      for (int n = 0; n < kVecs; n += 2) zip(acc[r][n], acc[r][n + 1], acc[r][n], acc[r][n + 1], Lanes());
-    }
     MMB_UNROLL
-    for (int n = 0; n < kVecs; ++n) store(o + r * o_stride + n * kLanes, acc[r][n]);
+    for (int n = 0; n < NV; ++n) store(o + r * o_stride + n * kLanes, acc[r][n]);
   }
 }
 
-// Spans of the value at a time. Fewer rows leave registers for more; 8 vectors are enough to hide the latency of an FMA.
+constexpr int kEnoughSums = 12;  // to hide the latency of an FMA, and to spare
+
+// Rows of P V at a time, of R with values of E: all where one vector of the value for each is enough, so that they share its
+// widening.
 template <class E>
-constexpr int max_spans(int rows) {
-  return (kAccumulators / rows < 8 ? kAccumulators / rows : 8) / kSpan<E>;
+constexpr int mix_rows(int R) {
+  return kSpan<E> > 1 && R >= kEnoughSums ? R : R < kValueRows ? R : kValueRows;
 }
 
-// mix for a slice of `width` spans, at most NV.
-template <class E, int ROWS, int T, int NV = max_spans<E>(ROWS), class Fetch>
-MMB_OP void mix_slice(int64_t width, const float* p, int64_t p_stride, const float* alpha, const E* v, int64_t v_stride,
-                      int64_t tokens, float* o, int64_t o_stride, Fetch ahead) {
-  if (width == NV)
-    mix<E, ROWS, NV, T>(p, p_stride, alpha, v, v_stride, tokens, o, o_stride, ahead);
-  else if constexpr (NV > 1)
-    mix_slice<E, ROWS, T, NV - 1>(width, p, p_stride, alpha, v, v_stride, tokens, o, o_stride, ahead);
+// Vectors of the value at a time, at the most, and as many as give enough sums: whole spans if that is so.
+template <class E>
+constexpr int max_vectors(int rows) {
+  const int most = kAccumulators / rows < 8 ? kAccumulators / rows : 8, whole = most / kSpan<E> * kSpan<E>;
+  return whole * rows >= kEnoughSums ? whole : most;
+}
+// Slices of the value are multiples of it.
+template <class E>
+constexpr int slice_unit(int rows) {
+  return max_vectors<E>(rows) % kSpan<E> == 0 ? kSpan<E> : 1;
+}
+
+// mix for the slice of `width` vectors from vector `first` of the value on.
+template <class E, int ROWS, int T, int V0 = 0, int NV = max_vectors<E>(ROWS), class Fetch>
+MMB_OP void mix_slice(int64_t first, int64_t width, const float* p, int64_t p_stride, const float* alpha, const E* v,
+                      int64_t v_stride, int64_t tokens, float* o, int64_t o_stride, Fetch ahead) {
+  constexpr int kUnit = slice_unit<E>(ROWS);
+  if (first % kSpan<E> == V0 && width == NV) {
+    mix<E, ROWS, V0, NV, T>(p, p_stride, alpha, v + (first - V0) * kLanes, v_stride, tokens, o + first * kLanes,
+                            o_stride, ahead);
+  } else if (first % kSpan<E> == V0) {
+    if constexpr (NV > kUnit)
+      mix_slice<E, ROWS, T, V0, NV - kUnit>(first, width, p, p_stride, alpha, v, v_stride, tokens, o, o_stride, ahead);
+  } else if constexpr (V0 + kUnit < kSpan<E>) {
+    mix_slice<E, ROWS, T, V0 + kUnit, NV>(first, width, p, p_stride, alpha, v, v_stride, tokens, o, o_stride, ahead);
+  }
 }
 
 // ---- A tile of query rows
@@ -308,26 +342,23 @@ struct Workspace {
   bf16 *weights = nullptr, *values = nullptr;  // of one block, as the matrix unit's operands
 };
 
-// Panels of kPanelRows rows, [dk][rows]; the last one has kLanes rows where that is enough.
-MMB_OP void pack_panels(const Rows& rows, const Tile& tile, float* packed) {
-  const int64_t dk = rows.a.dk;
+// The panel of kPanelRows rows from `row` on, [dk][rows]; the last one has kLanes rows where that is enough.
+MMB_OP void pack_panel(const Rows& rows, const Tile& tile, int64_t row, float* packed) {
+  const int64_t dk = rows.a.dk, width = min_of(kPanelRows, round_up(tile.rows - row, kLanes));
   const Vec scale = broadcast(rows.a.scale * kLog2e);
-  for (int64_t row = 0; row < tile.rows; row += kPanelRows) {
-    const int64_t width = min_of(kPanelRows, round_up(tile.rows - row, kLanes));
-    for (int64_t lane = 0; lane < width; lane += kLanes) {
-      for (int64_t i = 0; i < dk; i += kLanes) {
-        const int64_t columns = min_of(kLanes, dk - i);
-        Vec v[kLanes] = {};
-        MMB_UNROLL
-        for (int r = 0; r < kLanes; ++r) {
-          if (row + lane + r >= tile.rows) continue;
-          const float* from = query(rows, tile, row + lane + r) + i;
-          v[r] = scale * (columns == kLanes ? load(from) : load_partial(from, columns));
-        }
-        transpose(v);
-        float* out = packed + row * dk + i * width + lane;
-        for (int64_t c = 0; c < columns; ++c) store(out + c * width, v[c]);
+  for (int64_t lane = 0; lane < width; lane += kLanes) {
+    for (int64_t i = 0; i < dk; i += kLanes) {
+      const int64_t columns = min_of(kLanes, dk - i);
+      Vec v[kLanes] = {};
+      MMB_UNROLL
+      for (int r = 0; r < kLanes; ++r) {
+        if (row + lane + r >= tile.rows) continue;
+        const float* from = query(rows, tile, row + lane + r) + i;
+        v[r] = scale * (columns == kLanes ? load(from) : load_partial(from, columns));
       }
+      transpose(v);
+      float* out = packed + i * width + lane;
+      for (int64_t c = 0; c < columns; ++c) store(out + c * width, v[c]);
     }
   }
 }
@@ -386,15 +417,15 @@ MMB_OP void panel_step(const Rows& rows, int64_t real, const float* q, const Blo
       softmax<1>(w.s + i, kWidth, seen, limit[i] < begin + seen, limits(limit + i, begin), p.m + i, p.l + i,
                  w.alpha + i);
   }
-  const int64_t vectors = ceil_div(rows.a.dv, kLanes), slices = ceil_div(vectors, max_spans<float>(kValueRows)),
+  const int64_t vectors = ceil_div(rows.a.dv, kLanes), slices = ceil_div(vectors, max_vectors<float>(kValueRows)),
                 row_tiles = ceil_div(real, kValueRows);
   for (int64_t i = 0; i < slices; ++i) {
     const int64_t first = vectors * i / slices, width = vectors * (i + 1) / slices - first;
     for (int64_t r = 0; r < row_tiles; ++r) {
       const int64_t row = r * kValueRows, seen = seen_by(row + kValueRows - 1);
       if (seen <= 0) continue;
-      mix_slice<float, kValueRows, 1>(width, w.s + row, kWidth, w.alpha + row, v + first * kLanes, block.v_stride, seen,
-                                      p.o + row * rows.o_stride + first * kLanes, rows.o_stride,
+      mix_slice<float, kValueRows, 1>(first, width, w.s + row, kWidth, w.alpha + row, v, block.v_stride, seen,
+                                      p.o + row * rows.o_stride, rows.o_stride,
                                       spread(v_ahead, i * row_tiles + r, slices * row_tiles, seen));
     }
   }
@@ -403,7 +434,6 @@ MMB_OP void panel_step(const Rows& rows, int64_t real, const float* q, const Blo
 MMB_OP void panels(const Rows& rows, const Tile& tile, const Loader& loader, int64_t begin, int64_t end,
                    const Workspace& w, const Partial& partial) {
   const int64_t lanes = round_up(tile.rows, kLanes), count_panels = ceil_div(tile.rows, kPanelRows);
-  pack_panels(rows, tile, w.q);
   begin_rows(rows, tile, lanes, 1, w.limit, partial);
   for (int64_t t = begin; t < end; t += kBlock) {
     const int64_t count = min_of(kBlock, end - t), next = min_of(kBlock, end - t - count);
@@ -411,7 +441,8 @@ MMB_OP void panels(const Rows& rows, const Tile& tile, const Loader& loader, int
     const Ahead ahead = loader.ahead(t + count, next);
     for (int64_t i = 0; i < count_panels; ++i) {
       const int64_t row = i * kPanelRows, real = min_of(kPanelRows, tile.rows - row);
-      const float* q = w.q + row * rows.a.dk;
+      float* q = w.q + row * rows.a.dk;
+      if (t == begin) pack_panel(rows, tile, row, q);
       const Partial p{partial.o + row * rows.o_stride, partial.m + row, partial.l + row};
       const Memory k_ahead = part(ahead.k, i, count_panels), v_ahead = part(ahead.v, i, count_panels);
       if (real > 2 * kLanes)
@@ -427,10 +458,11 @@ MMB_OP void panels(const Rows& rows, const Tile& tile, const Loader& loader, int
 template <class E, int R>
 MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, int64_t begin, int64_t end,
                      const Workspace& w, const Partial& partial) {
-  constexpr int T = kLanes / R, kRows = R < kValueRows ? R : kValueRows, kWidth = kSpan<E> * kLanes;
+  constexpr int T = kLanes / R, kRows = mix_rows<E>(R), kWidth = kSpan<E> * kLanes;
   constexpr auto size = static_cast<int64_t>(sizeof(E));
+  constexpr int64_t kUnit = slice_unit<E>(kRows);
   const int64_t k_spans = ceil_div(rows.a.dk, kWidth), v_spans = ceil_div(rows.a.dv, kWidth),
-                slices = ceil_div(v_spans, max_spans<E>(kRows));
+                units = v_spans * kSpan<E> / kUnit, slices = ceil_div(units * kUnit, max_vectors<E>(kRows));
   VecInt offset;
   for (int lane = 0; lane < kLanes; ++lane) offset[lane] = lane % T;
   constexpr bool kQuads = kLanes > 4 && 2 * R >= kLanes;  // of four lanes, quads are dots
@@ -441,7 +473,7 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
   begin_rows(rows, tile, kLanes, T, w.limit, partial);
   for (int64_t t = begin; t < end; t += kBlock) {
     const int64_t count = min_of(kBlock, end - t), vectors = ceil_div(count, T);
-    const Block block = loader.stored(t, count);
+    const Block block = kIsScaled<E> ? loader.unscaled(t, count) : loader.stored(t, count);
     const auto* k = static_cast<const E*>(block.k);
     const auto* v = static_cast<const E*>(block.v);
     // What follows, for a single row: memory alone bounds it. Else the next block: there is time enough to fetch it from four
@@ -454,8 +486,8 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
     if constexpr (kQuads) {
       const int64_t k_slices = ceil_div(k_spans, QuadTile<E, R>::kMostSpans);
       for (int64_t i = 0; i < k_slices; ++i) {
-        const int64_t first = k_spans * i / k_slices * kWidth, spans = k_spans * (i + 1) / k_slices - first / kWidth;
-        quads<E, R>(w.q + first * R, spans, k + first, block.k_stride, count, i > 0, w.s, w.wide,
+        const Share dims{k_spans * i / k_slices * kWidth, k_spans * (i + 1) / k_slices * kWidth};
+        quads<E, R>(w.q + dims.begin * R, block, dims, rows.a.dv, count, i > 0, w.s, w.wide,
                     streams<kStreams>(next.k, next.k.bytes * i / k_slices));
       }
     } else
@@ -463,12 +495,24 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
     const VecInt seen = limits(w.limit, t), present = static_cast<int32_t>(count) - offset;
     softmax<T>(w.s, kLanes, vectors, vectors * T > count || w.limit[0] < t + count, seen < present ? seen : present,
                partial.m, partial.l, w.alpha);
+    if constexpr (kIsScaled<E>) {
+      static_assert(T == 1);
+      for (int64_t i = 0; i < count; ++i) store(w.s + i * kLanes, block.scales[i] * load(w.s + i * kLanes));
+    }
     for (int64_t i = 0; i < slices; ++i) {
-      const int64_t first = v_spans * i / slices, width = v_spans * (i + 1) / slices - first;
+      const int64_t first = units * i / slices * kUnit, width = units * (i + 1) / slices * kUnit - first;
       for (int64_t r = 0; r < R; r += kRows)
-        mix_slice<E, kRows, T>(width, w.s + r * T, kLanes, w.alpha + r * T, v + first * kWidth, block.v_stride, count,
-                               partial.o + r * rows.o_stride + first * kWidth, rows.o_stride,
-                               streams<kStreams>(next.v, R == 1 ? first * kWidth * size : next.v.bytes * i / slices));
+        mix_slice<E, kRows, T>(first, width, w.s + r * T, kLanes, w.alpha + r * T, v, block.v_stride, count,
+                               partial.o + r * rows.o_stride, rows.o_stride,
+                               streams<kStreams>(next.v, R == 1 ? first * kLanes * size : next.v.bytes * i / slices));
+    }
+  }
+  if constexpr (kSpan<E> == 2) {
+    for (float* o = partial.o; o < partial.o + R * rows.o_stride; o += kWidth) {
+      Vec a = load(o), b = load(o + kLanes);
+      zip(a, b, a, b, Lanes());
+      store(o, a);
+      store(o + kLanes, b);
     }
   }
   const Vec l = sum_of_lanes<T>(load(partial.l)), m = load(partial.m);
@@ -541,7 +585,7 @@ MMB_OP void unit_rows(const Rows& rows, const Tile& tile, const Loader& loader, 
   Unit unit(kTileRows);
   for (int64_t t = begin; t < end; t += kBlock) {
     const int64_t count = min_of(kBlock, end - t), next = min_of(kBlock, end - t - count);
-    const Block block = loader.unit(t, count);
+    const Block block = loader.unscaled(t, count);
     const auto* k = static_cast<const bf16*>(block.k);
     const Ahead ahead = loader.ahead(t + count, next);
     pair_values(static_cast<const bf16*>(block.v), block.v_stride, rows.a.dv, count, w.values,
@@ -606,7 +650,11 @@ MMB_OP void attend_tile(const Rows& rows, const Tile& tile, const Loader& loader
                         const Workspace& w, const Partial& p) {
   loader.select(tile.sequence, tile.kv_head);
   if constexpr (kHasTiles)
-    if (tile.rows >= kUnitRows && loader.for_unit) return unit_rows<Unit>(rows, tile, loader, begin, end, w, p);
+    if (tile.rows >= kUnitRows && loader.unscaled_type == DType::bf16)
+      return unit_rows<Unit>(rows, tile, loader, begin, end, w, p);
+  if constexpr (kLanes >= kEnoughSums)
+    if (tile.rows > kLanes / 2 && tile.rows <= kLanes && loader.unscaled_type == DType::int8)
+      return few_rows<int8, kLanes>(rows, tile, loader, begin, end, w, p);
   if (tile.rows > kLanes)
     panels(rows, tile, loader, begin, end, w, p);
   else if (loader.stored_type == DType::f32)

@@ -31,28 +31,26 @@ struct ScaledLatents {
   }
   MMB_OP Block stored(int64_t begin, int64_t count) const { return wide(begin, count); }
 
-  // The elements without their scales, and these beside them.
-  MMB_OP bool for_unit() const { return kHasTiles && row.latent % kLine == 0 && row.rope % kLine == 0; }
-  [[gnu::noinline]] Block unit(int64_t begin, int64_t count) const {
+  MMB_OP DType unscaled_type() const {
+    const bool lines = row.latent % kLine == 0 && row.rope % kLine == 0;
+    return !lines ? DType::f32 : kHasTiles ? DType::bf16 : kFp8 ? DType::f32 : DType::int8;
+  }
+  [[gnu::noinline]] Block unscaled(int64_t begin, int64_t count) const {
     const int64_t width = row.latent + row.rope, group = kFp8 ? kScaleBlock : row.latent,
                   groups = ceil_div(row.latent, group);
     auto* elements = reinterpret_cast<bf16*>(scratch);
     float* scales = scratch + kBlock * Cache<float>::copy_stride(width);
     for (int64_t t = 0; t < count; ++t) {
       const char* from = rows + (begin + t) * row.bytes();
-      const auto* latent = reinterpret_cast<const E*>(from);
-      bf16* to = elements + t * width;
-      to_bf16(latent, row.latent, to);
-      if constexpr (kFp8)
-        memcpy(to + row.latent, from + row.fp8_rope(), static_cast<size_t>(2 * row.rope));
-      else
-        to_bf16(latent + row.latent, row.rope, to + row.latent);
+      if constexpr (kHasTiles) to_bf16(from, elements + t * width);
       for (int64_t g = 0; g < groups; ++g) scales[g * kBlock + t] = kUnit * scale(from, g);
       scales[groups * kBlock + t] = kFp8 ? 1 : scale(from, 1);
     }
     for (int64_t t = count; t < round_up(count, kTileColumns); ++t)
       for (int64_t g = 0; g <= groups; ++g) scales[g * kBlock + t] = 0;
-    return {elements, elements, width, width, scales, group};
+    if constexpr (kHasTiles) return {elements, elements, width, width, scales, group};
+    const char* first = rows + begin * row.bytes();
+    return {first, first, row.bytes(), row.bytes(), scales, group};
   }
 
   MMB_OP Ahead ahead(int64_t begin, int64_t count) const {
@@ -80,6 +78,15 @@ struct ScaledLatents {
     }
   }
 
+  MMB_OP void to_bf16(const char* from, bf16* to) const {
+    const auto* latent = reinterpret_cast<const E*>(from);
+    to_bf16(latent, row.latent, to);
+    if constexpr (kFp8)
+      memcpy(to + row.latent, from + row.fp8_rope(), static_cast<size_t>(2 * row.rope));
+    else
+      to_bf16(latent + row.latent, row.rope, to + row.latent);
+  }
+
   MMB_OP void dequantize(const char* from, float* out) const {
     const auto* latent = reinterpret_cast<const E*>(from);
     for (int64_t i = 0; i < row.latent; i += kScaleBlock) {
@@ -103,6 +110,7 @@ struct ScaledLatents {
   template <class T>
   MMB_OP static void widen(const T* in, int64_t count, float scale, float* out) {
     int64_t i = 0;
+    MMB_FEW_STEPS
     for (; i + kLanes <= count; i += kLanes) store(out + i, scale * load(in + i));
     if (i < count) store(out + i, scale * load_partial(in + i, count - i));
   }

@@ -40,8 +40,8 @@ struct Expand {
     return {k, v, k_stride, v_stride};
   }
   MMB_OP Block stored(int64_t begin, int64_t count) const { return wide(begin, count); }
-  MMB_OP bool for_unit() const { return false; }
-  MMB_OP Block unit(int64_t begin, int64_t count) const { return wide(begin, count); }
+  MMB_OP DType unscaled_type() const { return DType::f32; }
+  MMB_OP Block unscaled(int64_t begin, int64_t count) const { return wide(begin, count); }
 
   MMB_OP Ahead ahead(int64_t begin, int64_t count) const {
     const auto* rows = reinterpret_cast<const char*>(cache + begin * (R + D));
