@@ -59,8 +59,14 @@ MMB_OP constexpr int64_t padded_columns(int64_t cols) {
   return round_up(cols, kPanel);
 }
 
-// Columns of x for the register tiles, [tile][column][token of the tile]: row-major tokens, whose length is often a multiple
-// of 4 KiB, would fall into one set of L1.
+// Where the packed columns of a block, of which `block` is the first, begin for the tile whose first token is `begin`.
+MMB_OP int64_t packed_place(int64_t tokens, int64_t cols, int64_t block, int64_t begin) {
+  return block * tokens + begin * min_of(kColumnBlock, padded_columns(cols) - block);
+}
+
+// Columns of x for the register tiles, [block of columns][tile][column][token of the tile]. Rows whose length is a multiple of
+// 4 KiB, as most are, would fall into few sets of the caches, and so would tiles of all columns: this way what is read one
+// after the other lies together.
 template <class E>
 [[gnu::noinline]] void pack_columns(const E* x, int64_t stride, const int32_t* rows, int64_t tokens, int64_t cols,
                                     DType weights, Share columns, float* packed) {
@@ -68,11 +74,14 @@ template <class E>
   const TokenTiles tiles(tokens, weights);
   for (int64_t tile = 0; tile < tiles.tiles; ++tile) {
     const int64_t begin = tiles.begin(tile), height = tiles.begin(tile + 1) - begin;
-    float* out = packed + begin * padded_columns(cols) + columns.begin * height;
-    const float* end = packed + begin * padded_columns(cols) + columns.end * height;
+    float *out = nullptr, *end = nullptr;
     for (int64_t k = columns.begin; k < columns.end; k += kLanes) {
-      const int64_t count = columns.end - k < kLanes ? columns.end - k : kLanes;
-      const int64_t exist = cols - k < kLanes ? cols - k : kLanes;
+      const int64_t block = k / kColumnBlock * kColumnBlock, stop = min_of(block + kColumnBlock, columns.end);
+      if (k == columns.begin || k == block) {
+        out = packed + packed_place(tokens, cols, block, begin) + (k - block) * height;
+        end = out + (stop - k) * height;
+      }
+      const int64_t count = min_of(columns.end - k, kLanes), exist = min_of(cols - k, kLanes);
       Vec v[kGroups][kLanes] = {};
       MMB_UNROLL
       for (int m = 0; m < kTallTokens; ++m) {

@@ -49,8 +49,8 @@ struct ScaledLatents {
     for (int64_t t = count; t < round_up(count, kTileColumns); ++t)
       for (int64_t g = 0; g <= groups; ++g) scales[g * kBlock + t] = 0;
     if constexpr (kHasTiles) return {elements, elements, width, width, scales, group};
-    const char* first = rows + begin * row.bytes();
-    return {first, first, row.bytes(), row.bytes(), scales, group};
+    const char* stored_rows = rows + begin * row.bytes();
+    return {stored_rows, stored_rows, row.bytes(), row.bytes(), scales, group};
   }
 
   MMB_OP Ahead ahead(int64_t begin, int64_t count) const {

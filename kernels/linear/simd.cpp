@@ -106,6 +106,7 @@ struct Ahead {
   int64_t stride, step;  // bytes from panel to panel, from line to line
   int64_t turn;
   const char* then = nullptr;
+  int64_t tokens = 0;  // and tokens, so many floats behind those of a column
 };
 
 // Where the tile goes.
@@ -172,6 +173,7 @@ template <class T, int MR, int NP>
       const auto one = [&] {
         MMB_UNROLL
         for (int p = 0; p < NP; ++p) prefetch(place + p * ahead.stride);
+        if (ahead.tokens > 0) prefetch(x + ahead.tokens);
         step<T, MR, NP>(sums, x, w.base + i * kLine<T>, w.stride);
         place += ahead.step;
       };
@@ -383,9 +385,10 @@ MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tok
     }
   }
   constexpr int64_t q = kColumns<T>, kBlock = kColumnBlock / q;
+  constexpr int64_t kManyTiles = 12;                     // whose tokens do not stay in L1
   [[maybe_unused]] constexpr int64_t kTilesToWiden = 3;  // fewer are done before lines are widened and stored for them
   constexpr int64_t kAhead = 128;  // lines, over all streams: what memory delivers in twice its latency
-  const int64_t lines = ceil_div(w.cols, q), stride = lines * kLine<T>, K = padded_columns(w.cols);
+  const int64_t lines = ceil_div(w.cols, q), stride = lines * kLine<T>;
   const TokenTiles tiles(tokens, kTypeOf<T>);
   const int64_t beside = panels_of_tile(tokens, kTypeOf<T>);
 
@@ -424,9 +427,13 @@ MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tok
         const auto meet_tiles = [&](const auto& block, int64_t block_lines) {
           for (int64_t t = t0; t < t1; ++t) {
             const int64_t m = tiles.begin(t), height = tiles.begin(t + 1) - m;
-            const Ahead ahead{next + kBlock * (t - t0) / (t1 - t0) * 64, lines * 64,
-                              64 * count / block_lines / (t1 - t0), block_lines};
-            tile_of(height, group, packed + m * K + first * q * height, block, block_lines, ahead,
+            const Ahead ahead{next + kBlock * (t - t0) / (t1 - t0) * 64,
+                              lines * 64,
+                              64 * count / block_lines / (t1 - t0),
+                              block_lines,
+                              nullptr,
+                              t1 - t0 >= kManyTiles ? height * count * q : 0};
+            tile_of(height, group, packed + packed_place(tokens, w.cols, first * q, m), block, block_lines, ahead,
                     {rows(p) + m * y_stride, y_stride, w.rows - p * kPanel, begin > 0, sums + (m - m0) * group * kPanel,
                      first > begin, first + kBlock >= end});
           }
