@@ -42,7 +42,7 @@ class Ruler {
  public:
   Ruler(int threads, Impl impl, Arena& arena);
   ~Ruler();
-  void burst();             // a millisecond of arithmetic, a few of reading: shorter ones read 9 % too low
+  void burst();             // a few milliseconds of reading, then one of arithmetic: shorter ones read 9 % too low
   void forget();            // the bursts so far
   Machine machine() const;  // of the bursts since; one at the least
 

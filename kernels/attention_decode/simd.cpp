@@ -11,14 +11,16 @@
 // In all, a vector of scores holds R rows x T = kLanes/R tokens (panels: T = 1), so softmax and P V are the same code.
 // Blocking: 96 tokens. Panels: 8 tokens x 3 vectors of rows, then 8 rows x 3 vectors of the value; 128 rows of latent
 // attention are 0.8 MB with their block, in L2. Quads: 12 tokens x 2 vectors or 6 x 4; queries and two tiles of
-// widened keys stay in L1, 288 dims of 16 rows at a time. Dots: 16 sums. After both, 8 rows x 2 vectors of the value.
+// widened keys stay in L1, 288 dims of 16 rows at a time. Dots: 16 sums. After both, 16 rows x 1 vector of the value, which
+// is widened once for all, or 8 x 2 (AVX2: 4 x 3).
 // Causal: tokens come in blocks and rows in vectors and tiles; each meets the tokens that its last row sees.
 // Roof, bf16 cache of 4096 tokens, 2 cores of a Xeon with 2 MB of L2, medians of 7, November 2026, AVX-512 (AVX2): MHA
-// 0.87-0.89 (0.79), V3's MQA 0.83 (0.80), latents of 128 heads 0.90 (0.87), of 16 heads 0.77 (0.76), GQA of 8 rows 0.70 (0.58),
-// of 16 rows 0.75 (0.62); MHA prefill of 512 tokens 0.75 (0.69). Few rows share a key's widening (6 % of their FMAs, 12 % for
-// values) and the softmax (8 %), and of GQA's, whose bytes take as long as their FLOPs, 12 of L1's 16 fill buffers are with
-// memory while tiles load from L2. MHA prefill: a quarter goes to packing queries (9 %), writing results (6 %), both from rows
-// that are far apart, and softmax (8 %). On a matrix unit: tiles.h.
+// 0.88 (0.80), V3's MQA 0.82 (0.76), latents of 128 heads 0.88 (0.85), of 16 heads 0.76 (0.73), GQA of 8 rows 0.71 (0.59),
+// of 16 rows 0.73 (0.61); MHA prefill of 512 tokens 0.70 (0.69). Few rows share widening (6 % of their FMAs, 12 % for values of
+// 8 rows) and the softmax (5 %), and of GQA's, whose bytes take as long as their FLOPs, 12 of L1's 16 fill buffers are with
+// memory while tiles load from L2: quads reach 0.83 and P V 0.96 on a cache in L2, 0.78 and 0.74 on one in memory. MHA prefill:
+// its FMA loops reach 0.94; a quarter goes to packing queries and writing results, whose rows are far apart (5 % each), to
+// widening (5 %), which L2 bounds, and softmax (4 %). On a matrix unit: tiles.h.
 // Split: query_rows.h.
 #include "mmb/attention_decode.h"
 

@@ -4,10 +4,10 @@
 // after the other (AVX2: 6 x 1, 256 columns, 16 KB); in passes over all panels, of as many blocks as have 1 MiB of tokens.
 // Between the blocks of a pass the sums of a group of panels lie side by side (512 tokens: 96 KB, in L2).
 // Roof, DeepSeek-V3's 7168 to 2048 in bf16, 2 cores of a Xeon with 2 MB of L2, medians of 7, November 2026: AVX-512 1 token
-// 0.88-0.92, 8 tokens 0.80-0.83, 32 tokens 0.72-0.82, 128 tokens 0.85-0.92, 512 tokens 0.87-0.93; AVX2 0.97-0.99, 0.65,
-// 0.71-0.79, 0.71-0.80, 0.76-0.82. A tile with all operands in L1 reaches 0.95 of the register peak, its steps alone all of
-// it; the rest are the lines of tokens and sums that come from L2, and widening. AVX2 at 8 tokens: two tiles of 4 x 2 vectors
-// have just as many sums as hide an FMA's latency. On the matrix unit: tiles.h.
+// 0.88-0.90, 8 tokens 0.76-0.83, 32 tokens 0.73, 128 tokens 0.80-0.83, 512 tokens 0.80 (f32 0.86); AVX2 0.95, 0.65, 0.76, 0.78,
+// 0.81. A tile with all operands in L1 reaches 0.95 of the register peak. At 512 tokens tokens from L2 take 7 %, half of which
+// fetching them to L1 gains, sums that are added to y after a pass 3 %, and packing 2 %. AVX2 at 8 tokens: two tiles of 4 x 2
+// vectors have just as many sums as hide an FMA's latency. On the matrix unit: tiles.h.
 // Integer weights take three (int8) or two (int4) instructions to widen beside every FMA of a token, as many as fit into the
 // time of memory. Up to 4 tokens they meet the tokens' digits in dots of bytes as they lie (Digits, matmul.h), in a third or
 // half of the instructions: V3's experts, 1 token, int8 0.90 (0.89 by FMA), int4 0.78 (0.66); on one core 0.94 (0.93), 0.81
