@@ -45,8 +45,8 @@ struct Ahead {
 //   select(sequence, kv_head)  the cache that the calls after it are about
 //   stored(begin, count)       rows of tokens [begin, begin + count), count <= kBlock
 //   wide(begin, count)         the same as f32
-//   ahead(begin, count)        the memory that stored() or wide() will read of these tokens, some of which may not exist, to
-//                              prefetch; values of no bytes are those of the keys
+//   ahead(begin, count)        the memory that these calls will read of tokens, some of which may not exist, to prefetch;
+//                              values of no bytes are those of the keys
 //   unscaled_type()            the type of what unscaled() gives: bf16 for a matrix unit, or int8; f32 where there is none
 //   unscaled(begin, count)     rows without their scales, if they have any, which are beside them
 // Each thread has its own. This is any one of them, so that the core is compiled once.

@@ -74,14 +74,11 @@ template <class E>
   const TokenTiles tiles(tokens, weights);
   for (int64_t tile = 0; tile < tiles.tiles; ++tile) {
     const int64_t begin = tiles.begin(tile), height = tiles.begin(tile + 1) - begin;
-    float *out = nullptr, *end = nullptr;
     for (int64_t k = columns.begin; k < columns.end; k += kLanes) {
       const int64_t block = k / kColumnBlock * kColumnBlock, stop = min_of(block + kColumnBlock, columns.end);
-      if (k == columns.begin || k == block) {
-        out = packed + packed_place(tokens, cols, block, begin) + (k - block) * height;
-        end = out + (stop - k) * height;
-      }
-      const int64_t count = min_of(columns.end - k, kLanes), exist = min_of(cols - k, kLanes);
+      float* out = packed + packed_place(tokens, cols, block, begin) + (k - block) * height;
+      const float* end = out + (stop - k) * height;
+      const int64_t count = min_of(stop - k, kLanes), exist = min_of(cols - k, kLanes);
       Vec v[kGroups][kLanes] = {};
       MMB_UNROLL
       for (int m = 0; m < kTallTokens; ++m) {

@@ -654,7 +654,7 @@ MMB_OP void attend_tile(const Rows& rows, const Tile& tile, const Loader& loader
   if constexpr (kHasTiles)
     if (tile.rows >= kUnitRows && loader.unscaled_type == DType::bf16)
       return unit_rows<Unit>(rows, tile, loader, begin, end, w, p);
-  if constexpr (kLanes >= kEnoughSums)
+  if constexpr (!kHasTiles && kLanes >= kEnoughSums)  // of fewer rows mix widens values several times
     if (tile.rows > kLanes / 2 && tile.rows <= kLanes && loader.unscaled_type == DType::int8)
       return few_rows<int8, kLanes>(rows, tile, loader, begin, end, w, p);
   if (tile.rows > kLanes)

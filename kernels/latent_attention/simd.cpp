@@ -4,8 +4,8 @@
 // takes. As many rows as lanes take int8 as it is stored, so few that this would show; for a matrix unit rows become bf16, which
 // holds 8 bits exactly. Scales go to widened keys, or to the scores, and to the weights then.
 // Roof: attend.h's. With 128 heads fp8 and int8 take the time of bf16 (within 3 %, AVX-512, November 2026), with 16 heads int8
-// 1.1 and fp8 1.3 times as much. On AMX int8 takes 1.1 times the time of bf16 with 128 heads and 1.1 with 16, fp8, which has four scales for
-// a latent, 1.3 to 1.4 times: converted rows are written to L2 once more, and weights are split for every scale.
+// 1.1 and fp8 1.3 times as much. On AMX int8 takes 1.1 times the time of bf16 with 128 heads and 1.1 with 16, fp8, which has
+// four scales for a latent, 1.3 to 1.4 times: converted rows are written to L2 once more, and weights are split for every scale.
 #include "mmb/latent_attention.h"
 
 #include "../attend.h"
@@ -55,7 +55,8 @@ struct ScaledLatents {
   }
 
   MMB_OP Ahead ahead(int64_t begin, int64_t count) const {
-    return {{rows + begin * row.bytes(), count * row.bytes()}, {rows, 0}};
+    const char* first_row = rows + begin * row.bytes();
+    return {{first_row, count * row.bytes()}, {first_row, 0}};
   }
 
  private:
