@@ -67,9 +67,9 @@ void print_table(std::span<const Result> results, const std::vector<Step>& all, 
   out << text("  %5s %5s %8s %14s %6s %12s", "batch", "new", cached, "tokens/s", "ideal", "parts/whole");
   for (const auto& [suffix, label] : kRivals) out << text(" %13s", label);
   out << '\n';
-  const std::map<std::string, double> seconds = seconds_by_name(results);
+  const RowsByName rows = rows_by_name(results);
   for (const Step* s : lines) {
-    const auto parts = seconds_of_parts(*s->result, seconds);
+    const auto parts = seconds_of_parts(*s->result, rows);
     out << text("  %5lld %5lld %8lld ", static_cast<long long>(s->batch), static_cast<long long>(s->new_tokens),
                 static_cast<long long>(s->cached))
         << tokens_cell(s) << text(" %5.0f%%", 100 * s->result->counters.at("roof"))

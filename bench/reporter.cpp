@@ -106,14 +106,14 @@ std::string short_time(double seconds) {
   return three_digits(seconds) + " s";
 }
 
-std::map<std::string, double> seconds_by_name(std::span<const Result> results) {
-  std::map<std::string, double> seconds;
+RowsByName rows_by_name(std::span<const Result> results) {
+  RowsByName rows;
   for (const Result& result : results)
-    if (result.error.empty()) seconds[result.name.text()] = result.seconds;
-  return seconds;
+    if (result.error.empty()) rows[result.name.text()] = &result;
+  return rows;
 }
 
-std::optional<double> seconds_of_parts(const Result& whole, const std::map<std::string, double>& seconds) {
+std::optional<double> seconds_of_parts(const Result& whole, const RowsByName& rows) {
   if (whole.parts.empty()) return {};
   double sum = 0;
   for (const Component& part : whole.parts) {
@@ -122,13 +122,15 @@ std::optional<double> seconds_of_parts(const Result& whole, const std::map<std::
     name.algo = part.algo;
     name.dtype = mmb::name(part.dtype);
     name.key = part.key;
-    auto found = seconds.find(name.text());
-    if (found == seconds.end()) {
+    auto found = rows.find(name.text());
+    if (found == rows.end()) {
       name.model = name.model.substr(0, name.model.find('~'));
-      found = seconds.find(name.text());
+      found = rows.find(name.text());
     }
-    if (found == seconds.end()) return {};
-    sum += part.count * found->second;
+    if (found == rows.end()) return {};
+    const Result& row = *found->second;
+    const auto bytes = [&](const char* of) { return row.counters.at(of); };
+    sum += row.seconds * part.cost.bytes() / (bytes("bytes_weights") + bytes("bytes_kv") + bytes("bytes_activations"));
   }
   return sum;
 }
@@ -162,10 +164,10 @@ void Reporter::write() const {
   for (const Result& result : results_)
     if (result.error.empty()) vs_best[result.name.text()] = result.seconds / best[contest(result.name)];
 
-  const std::map<std::string, double> seconds = seconds_by_name(results_);
+  const RowsByName rows = rows_by_name(results_);
   std::map<std::string, double> parts_ratio;
   for (const Result& result : results_)
-    if (const auto parts = seconds_of_parts(result, seconds); parts && result.error.empty())
+    if (const auto parts = seconds_of_parts(result, rows); parts && result.error.empty())
       parts_ratio[result.name.text()] = *parts / result.seconds;
 
   std::map<std::string, double> break_even;  // of steps that verify drafts, beside a plain one
@@ -176,9 +178,9 @@ void Reporter::write() const {
     const std::string q = "/q:";
     const size_t at = plain.key.find(q) + q.size();
     plain.key.replace(at, plain.key.find('/', at) - at, "1");
-    const auto found = seconds.find(plain.text());
-    if (found == seconds.end()) continue;
-    const double least = break_even_acceptance(result.seconds / found->second, *new_tokens - 1);
+    const auto found = rows.find(plain.text());
+    if (found == rows.end()) continue;
+    const double least = break_even_acceptance(result.seconds / found->second->seconds, *new_tokens - 1);
     if (std::isfinite(least)) break_even[result.name.text()] = least;
   }
 

@@ -18,11 +18,13 @@ struct Result {
   std::string error;             // what was wrong; empty: nothing
 };
 
+// The rows that were right, by name.
+using RowsByName = std::map<std::string, const Result*>;
+RowsByName rows_by_name(std::span<const Result> results);
 // The sum of what the ops of a composite took in rows of their own, in seconds; nothing where one has no row. What a rival
-// shares with the model that it comes from may be that one's row.
-std::optional<double> seconds_of_parts(const Result& whole, const std::map<std::string, double>& seconds);
-// Of the rows that were right, by name.
-std::map<std::string, double> seconds_by_name(std::span<const Result> results);
+// shares with the model that it comes from may be that one's row. Layers route their tokens differently: where they touch
+// more experts than the row of one layer, its time counts in proportion to the bytes.
+std::optional<double> seconds_of_parts(const Result& whole, const RowsByName& rows);
 
 // Writes results as they come. Google's own reporters are not used: 1.7.1 appends to names, writes NaN bare, warns of
 // Debian's debug build of the library (the timing loop is inlined from ours), and leaves a broken file when it is stopped.

@@ -2,6 +2,7 @@
 #include "bench.h"
 #include "elsewhere.h"
 #include "model_verdict.h"
+#include "reporter.h"
 
 #include <gtest/gtest.h>
 
@@ -289,6 +290,34 @@ TEST(Rows, NamesHaveEveryPart) {
     }
     EXPECT_TRUE(std::regex_match(name.key, std::regex("([a-z_]+:[^/:]+)(/[a-z_]+:[^/:]+)*"))) << name.text();
   }
+}
+
+TEST(WholeModel, PartsAddUpByTheBytesThatLayersRead) {
+  const auto row = [](const char* op, const char* model, double seconds, double weights) {
+    Result result;
+    result.name = {op, "some", "bf16", "avx2", model, "n:1", "all"};
+    result.seconds = seconds;
+    result.counters = {{"bytes_weights", weights}, {"bytes_kv", 20}, {"bytes_activations", 30}};
+    return result;
+  };
+  const auto part = [](const char* op, double weights, double layers) {
+    return Component{op,
+                     "some",
+                     DType::bf16,
+                     "n:1",
+                     {.weight_bytes = weights, .kv_bytes = 20 * layers, .activation_bytes = 30 * layers}};
+  };
+  Result whole = row("whole", "M~mha", 1, 0);
+  whole.parts = {part("a", 3 * 50, 3), part("experts", 250 + 250 + 350, 3)};
+  // The row of one layer has touched fewer experts than the others do. The model's own row stands for its rival's.
+  std::vector<Result> results{row("a", "M~mha", 2, 50), row("a", "M", 9, 50), row("experts", "M", 6, 250)};
+  EXPECT_DOUBLE_EQ(seconds_of_parts(whole, rows_by_name(results)).value(), 3 * 2 + 6 * 1000. / 300);
+  results[0].error = "wrong";
+  EXPECT_DOUBLE_EQ(seconds_of_parts(whole, rows_by_name(results)).value(), 3 * 9 + 6 * 1000. / 300);
+  results[2].error = "wrong";
+  EXPECT_FALSE(seconds_of_parts(whole, rows_by_name(results)));
+  whole.parts.clear();
+  EXPECT_FALSE(seconds_of_parts(whole, rows_by_name(results)));
 }
 
 TEST(WholeModel, DraftsPayFromWhereTheirCostIsMet) {

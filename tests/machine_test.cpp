@@ -64,8 +64,8 @@ TEST(Machine, WorkOnInt8HasItsOwnPeak) {
 }
 
 TEST(Machine, CompositesAddUpAndTheOverlapBoundIsLess) {
-  const Component parts[] = {{"a", "", DType::f32, "", {.flops = 200e9, .weight_bytes = 10e9}, 1},
-                             {"b", "", DType::f32, "", {.flops = 10e9, .activation_bytes = 30e9}, 2}};
+  const Component parts[] = {{"a", "", DType::f32, "", {.flops = 200e9, .weight_bytes = 10e9}},
+                             {"b", "", DType::f32, "", {.flops = 10e9, .activation_bytes = 30e9}}};
   EXPECT_DOUBLE_EQ(ideal_seconds(parts, kRound), 2 + 3);
   EXPECT_DOUBLE_EQ(overlap_bound(parts, kRound), 4);  // 4 s of traffic hide 2.1 s of arithmetic
 }

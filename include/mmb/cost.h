@@ -45,13 +45,12 @@ inline Cost operator+(const Cost& a, const Cost& b) {
           a.exps + b.exps};
 }
 
-// One op of a composite, as its own row would be named; `count` times.
+// One op of a composite, as its own row would be named, once or several times.
 struct Component {
   std::string op, algo;
   DType dtype;
   std::string key;
   Cost cost;  // of all of them
-  double count = 1;
 
   bool same_row(const Component& o) const { return op == o.op && algo == o.algo && dtype == o.dtype && key == o.key; }
 };

@@ -88,12 +88,10 @@ std::vector<Component> DecodeStep::parts(const Shape& shape, DType dtype, std::s
   const auto add = [&](Component part) {
     const auto same =
         std::find_if(parts.begin(), parts.end(), [&](const Component& known) { return known.same_row(part); });
-    if (same == parts.end()) {
+    if (same == parts.end())
       parts.push_back(std::move(part));
-    } else {
+    else
       same->cost = same->cost + part.cost;
-      same->count += part.count;
-    }
   };
   for (const DecoderLayer::Shape& layer : shape.layers)
     for (Component& part : DecoderLayer::parts(layer, dtype, algo)) add(std::move(part));

@@ -68,16 +68,32 @@ MMB_OP Vec scale_of(const PanelGroup<T>& group, int64_t p, int v, int64_t line) 
   }
 }
 
+// Widened lines: [panel][column of a block][16].
+MMB_OP float* widened_column(float* wide, int64_t p, int64_t column) {
+  return wide + (p * kColumnBlock + column) * kPanel;
+}
+template <class T, int N>
+MMB_OP void keep(const Vec (&w)[N][kColumns<T>], float*& wide) {
+  MMB_UNROLL
+  for (int v = 0; v < N; ++v) {
+    MMB_UNROLL
+    for (int c = 0; c < kColumns<T>; ++c)
+      store(widened_column(wide, v / kVecsPerPanel, c) + v % kVecsPerPanel * kLanes, w[v][c]);
+  }
+  wide += kColumns<T> * kPanel;
+}
+
 // One line of the tile's panels: one column for all tokens, then the next; all at once would need more registers than a
-// full tile leaves.
-template <class T, int MR, int NP>
-MMB_OP void step(Vec (&acc)[MR][NP * kVecsPerPanel], const float*& x, const T* line, int64_t stride) {
+// full tile leaves. kKeep: leaves the columns at `wide`.
+template <class T, int MR, int NP, bool kKeep>
+MMB_OP void step(Vec (&acc)[MR][NP * kVecsPerPanel], const float*& x, const T* line, int64_t stride, float*& wide) {
   constexpr int kVecs = NP * kVecsPerPanel;
   const auto line_of = [&](int v) { return line + v / kVecsPerPanel * stride; };
   const auto multiply = [&](auto load) {
     Vec w[kVecs][kColumns<T>];
     MMB_UNROLL
     for (int v = 0; v < kVecs; ++v) load(line_of(v), v % kVecsPerPanel, w[v]);
+    if constexpr (kKeep) keep<T>(w, wide);
     MMB_UNROLL
     for (int c = 0; c < kColumns<T>; ++c) {
       MMB_UNROLL
@@ -153,8 +169,8 @@ MMB_OP void store_tile(Vec (&acc)[MR][N], Destination out) {
 }
 
 // MR tokens x NP panels over `lines` lines.
-template <class T, int MR, int NP>
-[[gnu::noinline]] void tile(const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead, Destination out) {
+template <class T, int MR, int NP, bool kKeep>
+[[gnu::noinline]] void tile(const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead, Destination out, float* wide) {
   constexpr int kVecs = NP * kVecsPerPanel;
   if (out.begun && out.done) {
     MMB_UNROLL
@@ -174,7 +190,7 @@ template <class T, int MR, int NP>
         MMB_UNROLL
         for (int p = 0; p < NP; ++p) prefetch(place + p * ahead.stride);
         if (ahead.tokens > 0) prefetch(x + ahead.tokens);
-        step<T, MR, NP>(sums, x, w.base + i * kLine<T>, w.stride);
+        step<T, MR, NP, kKeep>(sums, x, w.base + i * kLine<T>, w.stride, wide);
         place += ahead.step;
       };
       if constexpr (kColumns<T> < 4) {
@@ -277,56 +293,45 @@ MMB_DOTS [[gnu::noinline]] void dot_tile(const float* packed, PanelGroup<T> w, i
 }
 
 // Runs tile<height, NP>, or dot_tile; heights above what NP panels allow do not occur.
-template <class T, int NP, int MR = 1>
-MMB_OP void tile_of_height(int64_t height, const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead,
-                           Destination out) {
+template <class T, int NP, bool kKeep, int MR = 1>
+MMB_OP void tile_of_height(int64_t height, const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead, Destination out,
+                           float* wide) {
   if (height == MR) {
     if constexpr (on_dots(kTypeOf<T>, MR))
       if (has_byte_dots()) return dot_tile<T, MR, NP>(x, w, lines, ahead, out);
-    tile<T, MR, NP>(x, w, lines, ahead, out);
-  } else if constexpr ((MR + 1) * NP * kVecsPerPanel * sums_of(kTypeOf<T>) <= kTileVecs)
-    tile_of_height<T, NP, MR + 1>(height, x, w, lines, ahead, out);
+    tile<T, MR, NP, kKeep>(x, w, lines, ahead, out, wide);
+  } else if constexpr ((MR + 1) * NP * kVecsPerPanel * sums_of(kTypeOf<T>) <= kTileVecs && (!kKeep || MR < kTileTokens))
+    tile_of_height<T, NP, kKeep, MR + 1>(height, x, w, lines, ahead, out, wide);
 }
 
-template <class T>
+// kKeep: of one tile among several, which come in groups of kMinPanels panels at the most; `wide` gets the widened lines.
+template <bool kKeep, class T>
 MMB_OP void tile_of(int64_t height, int64_t panels, const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead,
-                    Destination out) {
-  if constexpr (panels_beside(1, kTypeOf<T>) >= 4)
-    if (panels == 4) return tile_of_height<T, 4>(height, x, w, lines, ahead, out);
-  if (panels == 3) return tile_of_height<T, 3>(height, x, w, lines, ahead, out);
-  if (panels == 2) return tile_of_height<T, 2>(height, x, w, lines, ahead, out);
-  tile_of_height<T, 1>(height, x, w, lines, ahead, out);
+                    Destination out, float* wide) {
+  constexpr int kMost = kKeep ? kMinPanels : panels_beside(1, kTypeOf<T>);
+  with_tiles<kMost>(panels,
+                    [&](auto group) { tile_of_height<T, group, kKeep>(height, x, w, lines, ahead, out, wide); });
 }
 
-// Lines [first, first + count) of a group's panels as f32 columns, [panel][column][16]: widened and scaled into scratch, or
-// in place.
+// Leaves lines [first, first + count) of a group's panels as f32 columns, scaled.
 template <class T>
-MMB_OP PanelGroup<float> widened(PanelGroup<T> w, int64_t panels, int64_t first, int64_t count, float* scratch) {
+MMB_OP void widen(PanelGroup<T> w, int64_t panels, int64_t first, int64_t count, float* wide) {
   constexpr int64_t q = kColumns<T>, kLines = kScaled<T> / q;
   for (int64_t p = 0; p < panels; ++p) {
     for (int64_t from = 0; from < count; from += kLines) {
       const int64_t to = count - from < kLines ? count : from + kLines;
       MMB_UNROLL
       for (int v = 0; v < kVecsPerPanel; ++v) {
-        [[maybe_unused]] Vec scale;
-        if constexpr (is_scaled(kTypeOf<T>)) scale = scale_of(w, p, v, first + from);
+        const Vec scale = scale_of(w, p, v, first + from);
         for (int64_t i = from; i < to; ++i) {
           Vec columns[q];
           load_columns(w.base + p * w.stride + (first + i) * kLine<T>, v, columns);
           MMB_UNROLL
-          for (int c = 0; c < q; ++c) {
-            if constexpr (is_scaled(kTypeOf<T>)) columns[c] *= scale;
-            store(scratch + (p * kColumnBlock + i * q + c) * kPanel + v * kLanes, columns[c]);
-          }
+          for (int c = 0; c < q; ++c) store(widened_column(wide, p, i * q + c) + v * kLanes, scale * columns[c]);
         }
       }
     }
   }
-  return {scratch, kColumnBlock * kPanel};
-}
-template <>
-MMB_OP PanelGroup<float> widened(PanelGroup<float> w, int64_t, int64_t first, int64_t, float*) {
-  return {w.base + first * kPanel, w.stride};
 }
 
 // fp8 weights for a matrix unit (tiles.h): bf16 holds what they do, so that only their sums are scaled.
@@ -385,8 +390,8 @@ MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tok
     }
   }
   constexpr int64_t q = kColumns<T>, kBlock = kColumnBlock / q;
-  constexpr int64_t kManyTiles = 12;                     // whose tokens do not stay in L1
-  [[maybe_unused]] constexpr int64_t kTilesToWiden = 3;  // fewer are done before lines are widened and stored for them
+  constexpr int64_t kManyTiles = 12;                    // whose tokens do not stay in L1
+  [[maybe_unused]] constexpr int64_t kTilesToKeep = 3;  // fewer widen lines as fast as they would load them
   constexpr int64_t kAhead = 128;  // lines, over all streams: what memory delivers in twice its latency
   const int64_t lines = ceil_div(w.cols, q), stride = lines * kLine<T>;
   const TokenTiles tiles(tokens, kTypeOf<T>);
@@ -403,9 +408,9 @@ MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tok
     for (int64_t p = panels.begin; p < panels.end; p += group_at(p)) {
       // The last lines prefetch the first ones of the next group, which short panels (a head's) consist of.
       const int64_t group = group_at(p), ahead = kAhead / group < lines ? kAhead / group : lines;
-      tile_of(tokens, group, packed, PanelGroup<T>{base(p), stride, scales, p}, lines,
-              {place(p, ahead), lines * 64, 64, lines - ahead, place(p + group, 0)},
-              {rows(p), y_stride, w.rows - p * kPanel, false});
+      tile_of<false>(tokens, group, packed, PanelGroup<T>{base(p), stride, scales, p}, lines,
+                     {place(p, ahead), lines * 64, 64, lines - ahead, place(p + group, 0)},
+                     {rows(p), y_stride, w.rows - p * kPanel, false}, scratch);
     }
     return;
   }
@@ -424,23 +429,36 @@ MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tok
       // The tiles pass over the block of lines at `first` of the group at `p`; between them they prefetch what comes next.
       const auto meet = [&](int64_t p, int64_t first, const char* next) {
         const int64_t group = group_at(p), count = min_of(kBlock, lines - first);
-        const auto meet_tiles = [&](const auto& block, int64_t block_lines) {
-          for (int64_t t = t0; t < t1; ++t) {
-            const int64_t m = tiles.begin(t), height = tiles.begin(t + 1) - m;
-            const Ahead ahead{next + kBlock * (t - t0) / (t1 - t0) * 64,
-                              lines * 64,
-                              64 * count / block_lines / (t1 - t0),
-                              block_lines,
-                              nullptr,
-                              t1 - t0 >= kManyTiles ? height * count * q : 0};
-            tile_of(height, group, packed + packed_place(tokens, w.cols, first * q, m), block, block_lines, ahead,
-                    {rows(p) + m * y_stride, y_stride, w.rows - p * kPanel, begin > 0, sums + (m - m0) * group * kPanel,
-                     first > begin, first + kBlock >= end});
-          }
+        // Tile t over the block, of so many lines as it meets them.
+        const auto run = [&](auto keep, int64_t t, const auto& block, int64_t block_lines) {
+          const int64_t m = tiles.begin(t), height = tiles.begin(t + 1) - m;
+          const Ahead ahead{next + kBlock * (t - t0) / (t1 - t0) * 64,
+                            lines * 64,
+                            64 * count / block_lines / (t1 - t0),
+                            block_lines,
+                            nullptr,
+                            t1 - t0 >= kManyTiles ? height * count * q : 0};
+          const Destination out{rows(p) + m * y_stride,           y_stride,      w.rows - p * kPanel,  begin > 0,
+                                sums + (m - m0) * group * kPanel, first > begin, first + kBlock >= end};
+          tile_of<keep>(height, group, packed + packed_place(tokens, w.cols, first * q, m), block, block_lines, ahead,
+                        out, scratch);
         };
-        if constexpr (!is_scaled(kTypeOf<T>))
-          if (t1 - t0 < kTilesToWiden) return meet_tiles(PanelGroup<T>{base(p) + first * kLine<T>, stride}, count);
-        meet_tiles(widened(PanelGroup<T>{base(p), stride, scales, p}, group, first, count, scratch), count * q);
+        const auto meet_tiles = [&](int64_t from, const auto& block, int64_t block_lines) {
+          for (int64_t t = from; t < t1; ++t) run(std::false_type(), t, block, block_lines);
+        };
+        const PanelGroup<T> stored{base(p) + first * kLine<T>, stride};
+        const PanelGroup<float> wide{scratch, kColumnBlock * kPanel};
+        if constexpr (is_scaled(kTypeOf<T>)) {
+          widen(PanelGroup<T>{base(p), stride, scales, p}, group, first, count, scratch);
+          meet_tiles(t0, wide, count * q);
+        } else if constexpr (kTypeOf<T> == DType::f32) {
+          meet_tiles(t0, stored, count);
+        } else if (t1 - t0 < kTilesToKeep) {
+          meet_tiles(t0, stored, count);
+        } else {
+          run(std::true_type(), t0, stored, count);
+          meet_tiles(t0 + 1, wide, count * q);
+        }
       };
       for (int64_t p = panels.begin; p < panels.end; p += group_at(p)) {
         const bool last = p + group_at(p) >= panels.end;
