@@ -29,7 +29,12 @@ struct Prefetch {
   const char* next;
   int64_t step;  // bytes
 
+  // Of a loop that reads so many bytes at a time elsewhere: steps to each fetch.
   template <int kBytes>
+  MMB_OP static constexpr int steps() {
+    return 1;
+  }
+  template <int kLines = 1>
   MMB_OP void fetch() {
     __builtin_prefetch(next, 0, 2);
     next += step;
@@ -57,17 +62,42 @@ MMB_OP Lines part_of(const char* data, int64_t bytes, int64_t part, int64_t part
   return {data + each * 64 * steps * part, each};
 }
 
-// Prefetches a block that is read once: in kStreams places at a time, as the hardware's prefetchers run ahead in each.
-template <int64_t kStreams>
+// Prefetches a block that is read once: in kStreams places at a time, as the hardware's prefetchers run ahead in each. All
+// places in turn, so that what is fetched at once costs an instruction a line.
+template <int kStreams>
 struct Streams {
+  const char* next;
+  int64_t apart;  // bytes from place to place
+
+  // Of a loop that reads so many bytes at a time, or a multiple: steps to each fetch.
+  template <int kBytes>
+  MMB_OP static constexpr int steps() {
+    return kStreams * 64 / kBytes;
+  }
+  template <int kLines>
+  MMB_OP void fetch() {
+    static_assert(kLines % kStreams == 0);
+    MMB_UNROLL
+    for (int i = 0; i < kLines; ++i) __builtin_prefetch(next + i % kStreams * apart + i / kStreams * 64, 0, 2);
+    next += kLines / kStreams * 64;
+  }
+};
+
+// Of all of the memory, of which the first `done` bytes have been fetched.
+template <int kStreams>
+MMB_OP Streams<kStreams> streams(Memory memory, int64_t done) {
+  return {memory.data + done / (64 * kStreams) * 64, memory.bytes / kStreams};
+}
+
+// All of the memory, evenly over the steps of several loops.
+struct BlockAhead {
+  static constexpr int64_t kStreams = 8;
   const char *next, *last;  // the line to prefetch, and where the last stream begins
   int64_t apart;            // bytes from stream to stream
+  int64_t each;             // lines, at every step
 
-  // As many lines as `bytes` bytes have.
-  template <int kBytes>
   MMB_OP void fetch() {
-    MMB_UNROLL
-    for (int i = 0; i < kBytes; i += 64) {
+    for (int64_t i = 0; i < each; ++i) {
       __builtin_prefetch(next, 0, 2);
       next += next < last ? apart : 64 - (kStreams - 1) * apart;
     }
@@ -75,29 +105,12 @@ struct Streams {
 };
 
 // From data and places `apart` bytes from each other, of which the first `done` lines have been fetched.
-template <int64_t kStreams>
-MMB_OP Streams<kStreams> streams_of(const char* data, int64_t apart, int64_t done) {
-  return {data + done % kStreams * apart + done / kStreams * 64, data + (kStreams - 1) * apart, apart};
+MMB_OP BlockAhead block_ahead_at(const char* data, int64_t apart, int64_t done, int64_t each) {
+  constexpr int64_t kStreams = BlockAhead::kStreams;
+  return {data + done % kStreams * apart + done / kStreams * 64, data + (kStreams - 1) * apart, apart, each};
 }
-// Of all of the memory, of which the first `done` bytes have been fetched.
-template <int64_t kStreams>
-MMB_OP Streams<kStreams> streams(Memory memory, int64_t done) {
-  return streams_of<kStreams>(memory.data, memory.bytes / kStreams, done / 64);
-}
-
-// All of the memory, evenly over the steps of several loops.
-struct BlockAhead {
-  static constexpr int64_t kStreams = 8;
-  Streams<kStreams> streams;
-  int64_t each;  // lines, at every step
-
-  MMB_OP void fetch() {
-    for (int64_t i = 0; i < each; ++i) streams.fetch<64>();
-  }
-};
-
 MMB_OP BlockAhead block_ahead(Memory memory, int64_t steps) {
-  return {streams<BlockAhead::kStreams>(memory, 0), ceil_div(memory.bytes, 64 * steps)};
+  return block_ahead_at(memory.data, memory.bytes / BlockAhead::kStreams, 0, ceil_div(memory.bytes, 64 * steps));
 }
 
 }  // namespace

@@ -479,6 +479,15 @@ MMB_OP void forget_origin(T& x) {
   __asm__("" : "+r"(x));
 }
 
+// Nor that a vector came from memory: compilers would load it again for every use, where loads are what is short.
+MMB_OP void forget_origin(VecBits& v) {
+#if defined(__aarch64__)
+  __asm__("" : "+w"(v));
+#elif defined(__AVX2__)
+  __asm__("" : "+v"(v));
+#endif
+}
+
 MMB_OP void prefetch(const void* p) {
   __builtin_prefetch(p, 0, 3);
 }

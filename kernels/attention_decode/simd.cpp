@@ -45,6 +45,23 @@ MMB_OP Vec load_part(const bf16* p, int part) {
 MMB_OP Vec load_part(const int8* p, int part) {
   return load(p + part * kLanes);
 }
+
+// All parts of a span, which is loaded once.
+MMB_OP void load_span(const float* p, Vec (&parts)[1]) {
+  parts[0] = load(p);
+}
+MMB_OP void load_span(const bf16* p, Vec (&parts)[2]) {
+  VecBits bits;
+  memcpy(&bits, p, sizeof bits);
+  forget_origin(bits);
+  parts[0] = (Vec)(bits << 16);
+  parts[1] = (Vec)(bits & 0xffff0000u);
+}
+MMB_OP void load_span(const int8* p, Vec (&parts)[4]) {
+  MMB_UNROLL
+  for (int i = 0; i < 4; ++i) parts[i] = load_part(p, i);
+}
+
 // Whether rows of E come with scales beside them: one for the dims of the value and one for the others.
 template <class E>
 constexpr bool kIsScaled = sizeof(E) == 1;
@@ -113,7 +130,7 @@ template <class E, int R, class Fetch>
   for (int64_t first = 0; first < tokens; first += kTokens) {
     Vec acc[kDotVecs][kLanes] = {};
     for (int64_t i = 0; i < spans; ++i) {
-      ahead.template fetch<kTokens * kWidth* static_cast<int>(sizeof(E))>();
+      ahead.template fetch<ceil_div(kTokens * kWidth * sizeof(E), 64)>();
       MMB_UNROLL
       for (int part = 0; part < kSpan<E>; ++part) {
         const float* from = q + (i * kSpan<E> + part) * R * kLanes;
@@ -138,7 +155,10 @@ template <class E, int R, class Fetch>
 template <class E, int R>
 struct QuadTile {
   static constexpr int kVecs = 4 * R / kLanes, kTokens = kAccumulators / kVecs, kWidth = kSpan<E> * kLanes,
-                       kSpanFloats = kTokens * kWidth;
+                       kSpanFloats = kTokens * kWidth,
+                       kLines =
+                           static_cast<int>(ceil_div(kTokens * kWidth * sizeof(E), 64)),  // of a span of all tokens
+      kStreams = kLines % 3 == 0 ? 3 : kLines;
   // Spans at a time: as many as leave queries, and keys of two tiles, in L1.
   static constexpr int64_t kMostSpans = kQuadBytes / 4 / (R * kWidth + 2 * kSpanFloats);
   // From a tile's keys to the next one's: half a page past whole pages. A load waits for an earlier store that has the lower
@@ -153,10 +173,10 @@ struct QuadTile {
 // those that lack. `dims`: of the block's keys; the value has the first dv of all. `wide` has kQuadBytes; `add`: to what s has.
 template <class E, int R>
 [[gnu::noinline]] void quads(const float* q, const Block& block, Share dims, int64_t dv, int64_t tokens, bool add,
-                             float* s, float* wide, Streams<4> ahead) {
+                             float* s, float* wide, Streams<QuadTile<E, R>::kStreams> ahead) {
   using Quads = QuadTile<E, R>;
   constexpr int T = kLanes / R, NV = Quads::kVecs, kTokens = Quads::kTokens, kWidth = Quads::kWidth,
-                kSteps = kWidth / 4;
+                kSteps = kWidth / 4, kFetches = Quads::kLines / Quads::kStreams;
   const int64_t spans = (dims.end - dims.begin) / kWidth, k_stride = block.k_stride;
   const E* k = static_cast<const E*>(block.k) + dims.begin;
   float* next_wide = wide + Quads::kApart / 4;
@@ -173,12 +193,12 @@ template <class E, int R>
     }
   };
   const auto widen = [&](int t, int64_t i, float* out) {
-    ahead.fetch<kWidth* static_cast<int>(sizeof(E))>();
+    Vec key[kSpan<E>];
+    load_span(keys[t] + i * kWidth, key);
     MMB_UNROLL
     for (int part = 0; part < kSpan<E>; ++part) {
-      Vec key = load_part(keys[t] + i * kWidth, part);
-      if constexpr (kIsScaled<E>) key *= broadcast(scales[t][i < first_group ? 0 : kBlock]);
-      store(out + i * Quads::kSpanFloats + t * kWidth + part * kLanes, key);
+      if constexpr (kIsScaled<E>) key[part] *= broadcast(scales[t][i < first_group ? 0 : kBlock]);
+      store(out + i * Quads::kSpanFloats + t * kWidth + part * kLanes, key[part]);
     }
   };
   find_keys(0);
@@ -194,6 +214,7 @@ template <class E, int R>
       for (int step = 0; step < kSteps; ++step) {
         MMB_UNROLL
         for (int t = step * kTokens / kSteps; t < (step + 1) * kTokens / kSteps; ++t) widen(t, i, next_wide);
+        if (step * kFetches % kSteps < kFetches) ahead.template fetch<Quads::kStreams>();
         Vec row[NV];
         MMB_UNROLL
         for (int v = 0; v < NV; ++v) row[v] = load(q + ((i * kSteps + step) * NV + v) * kLanes);
@@ -260,8 +281,9 @@ MMB_OP void softmax(float* s, int64_t stride, int64_t vectors, bool masked, VecI
 template <class E, int ROWS, int V0, int NV, int T, class Fetch>
 [[gnu::noinline]] void mix(const float* p, int64_t p_stride, const float* alpha, const E* v, int64_t v_stride,
                            int64_t tokens, float* o, int64_t o_stride, Fetch ahead) {
-  constexpr int kParts = kSpan<E>, kBytes = (ceil_div(V0 + NV, kParts) - ceil_div(V0, kParts)) * kParts * kLanes *
-                                            static_cast<int>(sizeof(E));  // of spans that begin here
+  constexpr int kParts = kSpan<E>, kSpanBytes = kParts * kLanes * static_cast<int>(sizeof(E)),
+                kSpans = ceil_div(V0 + NV, kParts) - ceil_div(V0, kParts),  // that begin here
+      kFetch = Fetch::template steps<kSpanBytes>(), kTokens = T > kFetch ? T : kFetch;
   Vec acc[ROWS][NV];
   MMB_UNROLL
   for (int r = 0; r < ROWS; ++r) {
@@ -269,8 +291,8 @@ template <class E, int ROWS, int V0, int NV, int T, class Fetch>
     MMB_UNROLL
     for (int n = 0; n < NV; ++n) acc[r][n] = a * load(o + r * o_stride + n * kLanes);
   }
-  const auto mix_token = [&](const float* weight) {
-    ahead.template fetch<kBytes>();
+  const auto mix_token = [&](int64_t t) {
+    const float* weight = p + t / T * p_stride + t % T;
     Vec value[NV];
     MMB_UNROLL
     for (int n = 0; n < NV; ++n) value[n] = load_part(v + (V0 + n) / kParts * kParts * kLanes, (V0 + n) % kParts);
@@ -282,12 +304,15 @@ template <class E, int ROWS, int V0, int NV, int T, class Fetch>
     }
     v += v_stride;
   };
-  MMB_FEW_STEPS
-  for (; tokens >= T; tokens -= T, p += p_stride) {
+  for (; tokens >= kTokens; tokens -= kTokens, p += kTokens / T * p_stride) {
     MMB_FEW_STEPS
-    for (int t = 0; t < T; ++t) mix_token(p + t);
+    for (int first = 0; first < kTokens; first += kFetch) {
+      ahead.template fetch<kFetch * kSpans * kSpanBytes / 64>();
+      MMB_UNROLL
+      for (int t = 0; t < kFetch; ++t) mix_token(first + t);
+    }
   }
-  for (int64_t t = 0; t < tokens; ++t) mix_token(p + t);
+  for (int64_t t = 0; t < tokens; ++t) mix_token(t);
   MMB_UNROLL
   for (int r = 0; r < ROWS; ++r) {
     MMB_UNROLL
@@ -480,7 +505,8 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
     const auto* v = static_cast<const E*>(block.v);
     // What follows, for a single row: memory alone bounds it. Else the next block: there is time enough to fetch it from four
     // places.
-    constexpr int64_t kStreams = R == 1 ? 1 : 4, kLatency = 6 << 10;  // bytes that memory delivers in twice its latency
+    constexpr int kStreams = R == 1 ? 1 : kWidth * static_cast<int>(size) / 16,
+                  kLatency = 6 << 10;  // bytes that memory delivers in twice its latency
     const auto following = [&](const E* cached, int64_t spans) {
       return Memory{reinterpret_cast<const char*>(cached) + kLatency, kBlock * spans * kWidth * size};
     };
@@ -490,7 +516,7 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
       for (int64_t i = 0; i < k_slices; ++i) {
         const Share dims{k_spans * i / k_slices * kWidth, k_spans * (i + 1) / k_slices * kWidth};
         quads<E, R>(w.q + dims.begin * R, block, dims, rows.a.dv, count, i > 0, w.s, w.wide,
-                    streams<kStreams>(next.k, next.k.bytes * i / k_slices));
+                    streams<QuadTile<E, R>::kStreams>(next.k, next.k.bytes * i / k_slices));
       }
     } else
       dots<E, R>(w.q, k_spans, k, block.k_stride, count, w.s, streams<kStreams>(next.k, 0));

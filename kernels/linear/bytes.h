@@ -84,10 +84,10 @@ class DotProducts {
   MMB_OP void run(const char* right, int64_t lines, BlockAhead ahead, int32_t* sums) {
     const int64_t first = ceil_div(height_, ceil_div(height_, kRows));
     with_tiles<kRows>(first, [&](auto rows) { product<rows>(0, right, lines, ahead, sums); });
+    BlockAhead nothing = ahead;
+    nothing.each = 0;
     if (first < height_)
-      with_tiles<kRows>(height_ - first, [&](auto rows) {
-        product<rows>(first, right, lines, {ahead.streams, 0}, sums);
-      });
+      with_tiles<kRows>(height_ - first, [&](auto rows) { product<rows>(first, right, lines, nothing, sums); });
   }
 
  private:
@@ -196,10 +196,8 @@ template <class Products>
             // What comes after this block: the next one, or the first one of the panels after these. Of as many panels as
             // there are streams, this one's part.
             const int64_t first = p - (p - p0) % BlockAhead::kStreams, visit = (p - first) * fetching + t - t0;
-            const BlockAhead ahead{
-                streams_of<BlockAhead::kStreams>(last ? line(first + p1 - p0, 0) : line(first, step + kSteps),
-                                                 lines * 64, visit * fetches * each),
-                each};
+            const BlockAhead ahead = block_ahead_at(last ? line(first + p1 - p0, 0) : line(first, step + kSteps),
+                                                    lines * 64, visit * fetches * each, each);
             alignas(64) int32_t digit_sums[3][kTileRows][kPanel];
             products.run(line(p, step), lines - step * 16, ahead, digit_sums[0][0]);
             add_digits(digit_sums[0][0], height, sums(t, p), step > 0);
