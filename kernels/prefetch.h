@@ -89,24 +89,36 @@ MMB_OP Streams<kStreams> streams(Memory memory, int64_t done) {
   return {memory.data + done / (64 * kStreams) * 64, memory.bytes / kStreams};
 }
 
+// Among the instructions that make `sum`, and not before them all, where compilers would put it.
+template <class V>
+MMB_OP void prefetch_beside(V& sum, const char* p) {
+#if defined(__AVX512F__)
+  __asm__ volatile("prefetcht1 %1" : "+v"(sum) : "m"(*p));
+#else
+  __builtin_prefetch(p, 0, 2);
+  (void)sum;
+#endif
+}
+
 // All of the memory, evenly over the steps of several loops.
 struct BlockAhead {
-  static constexpr int64_t kStreams = 8;
+  static constexpr int kStreams = 8;
   const char *next, *last;  // the line to prefetch, and where the last stream begins
   int64_t apart;            // bytes from stream to stream
   int64_t each;             // lines, at every step
 
+  MMB_OP void fetch_line() {
+    __builtin_prefetch(next, 0, 2);
+    next += next < last ? apart : 64 - (kStreams - 1) * apart;
+  }
   MMB_OP void fetch() {
-    for (int64_t i = 0; i < each; ++i) {
-      __builtin_prefetch(next, 0, 2);
-      next += next < last ? apart : 64 - (kStreams - 1) * apart;
-    }
+    for (int64_t i = 0; i < each; ++i) fetch_line();
   }
 };
 
 // From data and places `apart` bytes from each other, of which the first `done` lines have been fetched.
 MMB_OP BlockAhead block_ahead_at(const char* data, int64_t apart, int64_t done, int64_t each) {
-  constexpr int64_t kStreams = BlockAhead::kStreams;
+  constexpr int kStreams = BlockAhead::kStreams;
   return {data + done % kStreams * apart + done / kStreams * 64, data + (kStreams - 1) * apart, apart, each};
 }
 MMB_OP BlockAhead block_ahead(Memory memory, int64_t steps) {

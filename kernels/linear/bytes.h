@@ -83,11 +83,14 @@ class DotProducts {
   }
   MMB_OP void run(const char* right, int64_t lines, BlockAhead ahead, int32_t* sums) {
     const int64_t first = ceil_div(height_, ceil_div(height_, kRows));
-    with_tiles<kRows>(first, [&](auto rows) { product<rows>(0, right, lines, ahead, sums); });
-    BlockAhead nothing = ahead;
-    nothing.each = 0;
+    with_tiles<kRows>(first, [&](auto rows) {
+      if (ahead.each > 0)
+        product<rows, true>(0, right, lines, ahead, sums);
+      else
+        product<rows, false>(0, right, lines, ahead, sums);
+    });
     if (first < height_)
-      with_tiles<kRows>(height_ - first, [&](auto rows) { product<rows>(first, right, lines, nothing, sums); });
+      with_tiles<kRows>(height_ - first, [&](auto rows) { product<rows, false>(first, right, lines, ahead, sums); });
   }
 
  private:
@@ -104,16 +107,17 @@ class DotProducts {
     return reduce_add(sum);
   }
 
-  // `Lines` lines of weights, four columns each; `columns` are a token's first ones, of each digit.
-  template <int Rows, int Lines>
+  // `Lines` lines of weights, four columns each; `columns` are a token's first ones, of each digit. Beside each, if anything,
+  // a line of another of the places ahead.
+  template <int Rows, int Lines, bool kAhead>
   MMB_DOTS MMB_OP static void add_lines(VecInt (&acc)[3][Rows], const char* line, const int8_t* columns, int64_t apart,
-                                        BlockAhead& ahead) {
+                                        const BlockAhead& ahead) {
     const int8_t* of_digit[3] = {columns, columns + apart, columns + 2 * apart};
     MMB_UNROLL
     for (int d = 0; d < 3; ++d) forget_origin(of_digit[d]);
     MMB_UNROLL
     for (int i = 0; i < Lines; ++i) {
-      ahead.fetch();
+      if constexpr (kAhead) prefetch_beside(acc[0][0], ahead.next + i * ahead.apart);
       const VecInt w = load_ints(line + i * 64) ^ static_cast<int32_t>(0x80808080);
       MMB_UNROLL
       for (int d = 0; d < 3; ++d) {
@@ -124,7 +128,7 @@ class DotProducts {
   }
 
   // Tokens [first, first + Rows) of the tile.
-  template <int Rows>
+  template <int Rows, bool kAhead>
   MMB_DOTS [[gnu::noinline]] void product(int64_t first, const char* right, int64_t lines, BlockAhead ahead,
                                           int32_t* sums) const {
     VecInt acc[3][Rows];
@@ -137,8 +141,14 @@ class DotProducts {
     const int64_t apart = height_ * kByteColumns, count = min_of(lines, 16 * steps_);
     const auto columns = [&](int64_t line) { return digits + line / 16 * 3 * apart + line % 16 * 4; };
     int64_t line = 0;
-    for (; line + 4 <= count; line += 4) add_lines<Rows, 4>(acc, right + line * 64, columns(line), apart, ahead);
-    for (; line < count; ++line) add_lines<Rows, 1>(acc, right + line * 64, columns(line), apart, ahead);
+    constexpr int kLines = BlockAhead::kStreams;
+    for (; line + kLines <= count; line += kLines) {
+      add_lines<Rows, kLines, kAhead>(acc, right + line * 64, columns(line), apart, ahead);
+      ahead.next += 64;
+      if constexpr (kAhead)
+        for (int64_t i = kLines; i < kLines * ahead.each; ++i) ahead.fetch_line();
+    }
+    for (; line < count; ++line) add_lines<Rows, 1, false>(acc, right + line * 64, columns(line), apart, ahead);
     MMB_UNROLL
     for (int d = 0; d < 3; ++d) {
       MMB_UNROLL
