@@ -295,6 +295,8 @@ void Suite::time(Row& row, benchmark::State& state) {
   const Cost& cost = row.cost;
   const Machine machine = ruler.machine();
   const double ideal = row.parts.empty() ? ideal_seconds(cost, machine) : ideal_seconds(row.parts, machine);
+  row.ideal_of_parts.clear();
+  for (const Component& part : row.parts) row.ideal_of_parts.push_back(ideal_seconds(part.cost, machine));
   // Rates are per second of real time and per iteration; the rest is as it is.
   const auto rate = [&](const char* name, double per_iteration) {
     state.counters[name] = Counter(per_iteration, Counter::kIsIterationInvariantRate);
@@ -347,13 +349,21 @@ Machine Suite::measure_machine(Threads threads, Impl impl) {
   return measure(*ruler, selection_.profile == Profile::smoke ? 0.02 : 0.25);
 }
 
+// A whole model stands beside the sum of its parts: what disturbs one measurement of a part must not tip the balance. What takes
+// seconds by itself, a prompt, is its own mean.
+int64_t Suite::repetitions(const Row& row) const {
+  constexpr double kFlopsOfSeconds = 3e11;
+  if (selection_.repetitions > 0) return selection_.repetitions;
+  return selection_.profile == Profile::model && row.cost.flops < kFlopsOfSeconds ? 3 : 1;
+}
+
 void Suite::register_rows(bool own_min_time, bool own_repetitions) {
   for (Row& row : rows_) {
     auto* bench = benchmark::RegisterBenchmark(row.name.text().c_str(),
                                                [this, &row](benchmark::State& state) { time(row, state); });
     bench->UseRealTime()->MeasureProcessCPUTime()->Unit(benchmark::kMicrosecond);
     if (own_min_time) bench->MinTime(min_time(selection_));
-    if (own_repetitions) bench->Repetitions(static_cast<int>(selection_.repetitions));
+    if (own_repetitions) bench->Repetitions(static_cast<int>(repetitions(row)));
   }
 }
 

@@ -59,6 +59,7 @@ struct Row {
   std::string note;          // of a library's row
   Cost cost;
   std::vector<Component> parts;            // of a composite: its ops
+  std::vector<double> ideal_of_parts;      // once timed: seconds of each, by the peaks measured beside the row
   double activation_memory = 0;            // bytes of inputs and outputs
   double verify_seconds = 0.1;             // of the reference
   int64_t tokens = 0;                      // per iteration
@@ -130,6 +131,7 @@ class Suite {
   const std::map<std::pair<Threads, Impl>, Machine>& machines() const { return machines_; }
   Machine measure_machine(Threads threads, Impl impl);  // again
   int count(Threads threads) const { return threads == Threads::one ? 1 : all_threads_; }
+  int64_t repetitions(const Row& row) const;
   // Hands every row to Google Benchmark; time and repetitions are ours to set unless its own flags say them.
   void register_rows(bool own_min_time = true, bool own_repetitions = true);
 

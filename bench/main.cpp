@@ -85,8 +85,6 @@ Selection selection_of(const Flags& flags) {
   if (!flags.row.empty()) select_row(selection, flags.row);
   if (!flags.memory.empty()) selection.memory = parse_bytes("--memory", flags.memory);
   if (!flags.min_time.empty()) selection.min_time = parse_seconds("--min-time", flags.min_time);
-  // A whole model stands beside the sum of its parts: what disturbs one measurement must not tip the balance.
-  selection.repetitions = selection.profile == Profile::model ? 3 : 1;
   if (!flags.repetitions.empty()) selection.repetitions = parse_integer("--repetitions", flags.repetitions, 1, 1000);
   selection.seed = static_cast<uint64_t>(parse_integer("--seed", flags.seed, 0, INT64_MAX));
   return selection;
@@ -382,7 +380,8 @@ int main(std::vector<std::string> arguments) {
   run_command->add_option("--alias", flags.alias, "what the file calls this machine (default: nothing)");
   run_command->add_option("--usd-per-hour", flags.usd_per_hour,
                           "what this machine costs: whole models' rows then say what a million tokens do");
-  run_command->add_option("--repetitions", flags.repetitions, "times that each row is measured (default 1; model: 3)");
+  run_command->add_option("--repetitions", flags.repetitions,
+                          "times that each row is measured (default 1; model: 3 but of prompts)");
   run_command->add_option("--min-time", flags.min_time,
                           "seconds that a measurement lasts at least (default: the profile's)");
   run_command->footer("Flags of Google Benchmark are passed on: --benchmark_enable_random_interleaving=true");

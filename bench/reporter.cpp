@@ -115,8 +115,9 @@ RowsByName rows_by_name(std::span<const Result> results) {
 
 std::optional<double> seconds_of_parts(const Result& whole, const RowsByName& rows) {
   if (whole.parts.empty()) return {};
-  double sum = 0;
-  for (const Component& part : whole.parts) {
+  double sum = 0, ideal = 0;
+  for (size_t i = 0; i < whole.parts.size(); ++i) {
+    const Component& part = whole.parts[i];
     RowName name = whole.name;
     name.op = part.op;
     name.algo = part.algo;
@@ -128,11 +129,11 @@ std::optional<double> seconds_of_parts(const Result& whole, const RowsByName& ro
       found = rows.find(name.text());
     }
     if (found == rows.end()) return {};
-    const Result& row = *found->second;
-    const auto bytes = [&](const char* of) { return row.counters.at(of); };
-    sum += row.seconds * part.cost.bytes() / (bytes("bytes_weights") + bytes("bytes_kv") + bytes("bytes_activations"));
+    ideal += whole.ideal_of_parts[i];
+    sum += whole.ideal_of_parts[i] / found->second->counters.at("roof");
   }
-  return sum;
+  // The peaks may be another repetition's.
+  return sum / ideal * whole.counters.at("roof") * whole.seconds;
 }
 
 Reporter::Reporter(Suite& suite, std::filesystem::path file, std::string header)
@@ -227,6 +228,7 @@ void Reporter::ReportRuns(const std::vector<Run>& runs) {
     Result result;
     result.name = row.name;
     result.parts = row.parts;
+    result.ideal_of_parts = row.ideal_of_parts;
     json entry = google_row(run, name);
     for (const auto& [counter, value] : run.counters) result.counters[counter] = value.value;
     if (run.error_occurred) {

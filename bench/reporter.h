@@ -14,16 +14,18 @@ struct Result {
   RowName name;
   double seconds = 0;  // per iteration; of several repetitions, the middle one's, counters too
   std::map<std::string, double> counters;
-  std::vector<Component> parts;  // of a composite
-  std::string error;             // what was wrong; empty: nothing
+  std::vector<Component> parts;        // of a composite
+  std::vector<double> ideal_of_parts;  // seconds
+  std::string error;                   // what was wrong; empty: nothing
 };
 
 // The rows that were right, by name.
 using RowsByName = std::map<std::string, const Result*>;
 RowsByName rows_by_name(std::span<const Result> results);
-// The sum of what the ops of a composite took in rows of their own, in seconds; nothing where one has no row. What a rival
-// shares with the model that it comes from may be that one's row. Layers route their tokens differently: where they touch
-// more experts than the row of one layer, its time counts in proportion to the bytes.
+// What a composite takes by its parts, in seconds: each op at the roof of its own row, with the peaks measured beside the
+// composite, so that a machine that changed its pace between the rows tips nothing, nor do layers that touch more experts
+// than the row of one layer. Nothing where an op has no row. What a rival shares with the model that it comes from may be
+// that one's row.
 std::optional<double> seconds_of_parts(const Result& whole, const RowsByName& rows);
 
 // Writes results as they come. Google's own reporters are not used: 1.7.1 appends to names, writes NaN bare, warns of

@@ -292,28 +292,23 @@ TEST(Rows, NamesHaveEveryPart) {
   }
 }
 
-TEST(WholeModel, PartsAddUpByTheBytesThatLayersRead) {
-  const auto row = [](const char* op, const char* model, double seconds, double weights) {
+TEST(WholeModel, PartsAddUpAtTheirOwnRoofs) {
+  const auto row = [](const char* op, const char* model, double seconds, double roof) {
     Result result;
     result.name = {op, "some", "bf16", "avx2", model, "n:1", "all"};
     result.seconds = seconds;
-    result.counters = {{"bytes_weights", weights}, {"bytes_kv", 20}, {"bytes_activations", 30}};
+    result.counters = {{"roof", roof}};
     return result;
   };
-  const auto part = [](const char* op, double weights, double layers) {
-    return Component{op,
-                     "some",
-                     DType::bf16,
-                     "n:1",
-                     {.weight_bytes = weights, .kv_bytes = 20 * layers, .activation_bytes = 30 * layers}};
-  };
-  Result whole = row("whole", "M~mha", 1, 0);
-  whole.parts = {part("a", 3 * 50, 3), part("experts", 250 + 250 + 350, 3)};
-  // The row of one layer has touched fewer experts than the others do. The model's own row stands for its rival's.
-  std::vector<Result> results{row("a", "M~mha", 2, 50), row("a", "M", 9, 50), row("experts", "M", 6, 250)};
-  EXPECT_DOUBLE_EQ(seconds_of_parts(whole, rows_by_name(results)).value(), 3 * 2 + 6 * 1000. / 300);
+  // Ideal: 12 s of 20. The peaks that the parts' times are from are half of those, of another repetition.
+  Result whole = row("whole", "M~mha", 20, 0.6);
+  whole.parts = {{"a", "some", DType::bf16, "n:1", {}}, {"b", "some", DType::bf16, "n:1", {}}};
+  whole.ideal_of_parts = {8, 16};
+  // However long their rows took. The model's own row stands for its rival's.
+  std::vector<Result> results{row("a", "M~mha", 77, 0.5), row("a", "M", 88, 0.25), row("b", "M", 99, 0.8)};
+  EXPECT_DOUBLE_EQ(seconds_of_parts(whole, rows_by_name(results)).value(), 4 / 0.5 + 8 / 0.8);
   results[0].error = "wrong";
-  EXPECT_DOUBLE_EQ(seconds_of_parts(whole, rows_by_name(results)).value(), 3 * 9 + 6 * 1000. / 300);
+  EXPECT_DOUBLE_EQ(seconds_of_parts(whole, rows_by_name(results)).value(), 4 / 0.25 + 8 / 0.8);
   results[2].error = "wrong";
   EXPECT_FALSE(seconds_of_parts(whole, rows_by_name(results)));
   whole.parts.clear();

@@ -1,7 +1,7 @@
 // Bound: weights from memory up to the machine's balance (about 10 tokens in bf16), multiply rate beyond.
 // Blocking: up to 24 tokens are one tile: 24 accumulators of 32 registers, weights widened as they come from memory, in 4
-// streams. More: tiles of 8 x 3 panels over blocks of 128 columns, whose widened lines (24 KB) meet one tile of tokens
-// after the other (AVX2: 6 x 1, 256 columns, 16 KB); in passes over all panels, of as many blocks as have 1 MiB of tokens.
+// streams. More: tiles of 8 x 3 panels over blocks of 128 columns, whose widened lines (24 KB) the first tile of tokens leaves
+// to the others (AVX2: 6 x 1, 256 columns, 16 KB); in passes over all panels, of as many blocks as have 1 MiB of tokens.
 // Between the blocks of a pass the sums of a group of panels lie side by side (512 tokens: 96 KB, in L2).
 // Roof, DeepSeek-V3's 7168 to 2048 in bf16, 2 cores of a Xeon with 2 MB of L2, medians of 7, November 2026: AVX-512 1 token
 // 0.88-0.90, 8 tokens 0.76-0.83, 32 tokens 0.73, 128 tokens 0.80-0.83, 512 tokens 0.80 (f32 0.86); AVX2 0.95, 0.65, 0.76, 0.78,
