@@ -293,7 +293,7 @@ MMB_DOTS [[gnu::noinline]] void dot_tile(const float* packed, PanelGroup<T> w, i
 }
 
 // Runs tile<height, NP>, or dot_tile; heights above what NP panels allow do not occur.
-template <class T, int NP, bool kKeep, int MR = 1>
+template <class T, int NP, bool kKeep, int MR>
 MMB_OP void tile_of_height(int64_t height, const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead, Destination out,
                            float* wide) {
   if (height == MR) {
@@ -304,13 +304,14 @@ MMB_OP void tile_of_height(int64_t height, const float* x, PanelGroup<T> w, int6
     tile_of_height<T, NP, kKeep, MR + 1>(height, x, w, lines, ahead, out, wide);
 }
 
-// kKeep: of one tile among several, which come in groups of kMinPanels panels at the most; `wide` gets the widened lines.
+// kKeep: of one tile among three or more, which have half of kTileTokens at the least and kMinPanels panels at the most; `wide`
+// gets the widened lines.
 template <bool kKeep, class T>
 MMB_OP void tile_of(int64_t height, int64_t panels, const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead,
                     Destination out, float* wide) {
-  constexpr int kMost = kKeep ? kMinPanels : panels_beside(1, kTypeOf<T>);
-  with_tiles<kMost>(panels,
-                    [&](auto group) { tile_of_height<T, group, kKeep>(height, x, w, lines, ahead, out, wide); });
+  constexpr int kMost = kKeep ? kMinPanels : panels_beside(1, kTypeOf<T>), kFewest = kKeep ? kTileTokens / 2 : 1;
+  with_tiles<kMost>(
+      panels, [&](auto group) { tile_of_height<T, group, kKeep, kFewest>(height, x, w, lines, ahead, out, wide); });
 }
 
 // Leaves lines [first, first + count) of a group's panels as f32 columns, scaled.
