@@ -114,7 +114,7 @@ RowsByName rows_by_name(std::span<const Result> results) {
 }
 
 std::optional<double> seconds_of_parts(const Result& whole, const RowsByName& rows) {
-  if (whole.parts.empty()) return {};
+  if (whole.parts.empty() || !whole.error.empty()) return {};
   double sum = 0, ideal = 0;
   for (size_t i = 0; i < whole.parts.size(); ++i) {
     const Component& part = whole.parts[i];
@@ -168,8 +168,7 @@ void Reporter::write() const {
   const RowsByName rows = rows_by_name(results_);
   std::map<std::string, double> parts_ratio;
   for (const Result& result : results_)
-    if (const auto parts = seconds_of_parts(result, rows); parts && result.error.empty())
-      parts_ratio[result.name.text()] = *parts / result.seconds;
+    if (const auto parts = seconds_of_parts(result, rows)) parts_ratio[result.name.text()] = *parts / result.seconds;
 
   std::map<std::string, double> break_even;  // of steps that verify drafts, beside a plain one
   for (const Result& result : results_) {

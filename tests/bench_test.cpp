@@ -307,6 +307,11 @@ TEST(WholeModel, PartsAddUpAtTheirOwnRoofs) {
   // However long their rows took. The model's own row stands for its rival's.
   std::vector<Result> results{row("a", "M~mha", 77, 0.5), row("a", "M", 88, 0.25), row("b", "M", 99, 0.8)};
   EXPECT_DOUBLE_EQ(seconds_of_parts(whole, rows_by_name(results)).value(), 4 / 0.5 + 8 / 0.8);
+  Result wrong = whole;  // such a row has neither a roof nor what is ideal
+  wrong.error = "wrong";
+  wrong.counters.clear();
+  wrong.ideal_of_parts.clear();
+  EXPECT_FALSE(seconds_of_parts(wrong, rows_by_name(results)));
   results[0].error = "wrong";
   EXPECT_DOUBLE_EQ(seconds_of_parts(whole, rows_by_name(results)).value(), 4 / 0.25 + 8 / 0.8);
   results[2].error = "wrong";
