@@ -163,6 +163,20 @@ TEST(MoeRouter, KernelsMatchReference) {
       {1, 7168, 256, 8, 8, 4, kSigmoid, kTop2Sum, true, 2.5});
 }
 
+// Of 600 problems like these one differs by more than what a sum that ends at its deviation may.
+TEST(MoeRouter, WeightsOfTheLargestLogitsDifferMost) {
+  const Shape shape{8, 2048, 64, 6, 1, 1, kSoftmax, kMaximum, false, 1};
+  with_each_kernel([&](const Kernel<MoeRouter>& kernel) {
+    for (uint64_t seed : {809, 985, 1942}) {
+      Arena arena(int64_t{1} << 20);
+      MoeRouter::Problem problem(shape, DType::f32, "topk", arena, seed);
+      reference::moe_router<double>(shape, problem.expected(), {0, shape.tokens});
+      kernel.run(shape, problem.args());
+      expect_equal<MoeRouter>(problem, shape, "seed " + std::to_string(seed));
+    }
+  });
+}
+
 // What the comparison forgives and what it does not.
 TEST(MoeRouter, OnlyNearTiesMayChangePlaces) {
   const Shape shape{1, 20, 12, 3, 1, 1, kSigmoid, kTop2Sum, true, 1};
