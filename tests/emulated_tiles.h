@@ -1,5 +1,6 @@
 // The matrix unit of kernels/tiles.h in plain C++, for machines that lack one: a level compiled with this header in front
-// runs the kernels that are written for a unit, and the compiler sees every access that they make.
+// runs the kernels that are written for a unit, and the compiler sees every access that they make. What takes long is not
+// inlined, which would take long to compile in every kernel.
 #pragma once
 
 #include <stdint.h>
@@ -18,22 +19,22 @@ class TileUnit {
     memset(sums_[S], 0, sizeof sums_[S]);
   }
   template <int S>
-  void load_sum(const void* p, int64_t bytes) {
+  [[gnu::noinline]] void load_sum(const void* p, int64_t bytes) {
     for (int64_t row = 0; row < rows_; ++row) memcpy(sums_[S][row], at(p, row * bytes), 64);
   }
   template <int S>
-  void store_sum(void* p, int64_t bytes) {
+  [[gnu::noinline]] void store_sum(void* p, int64_t bytes) {
     for (int64_t row = 0; row < rows_; ++row) memcpy(const_cast<char*>(at(p, row * bytes)), sums_[S][row], 64);
   }
   template <int L>
-  void load_left(const void* p, int64_t bytes) {
+  [[gnu::noinline]] void load_left(const void* p, int64_t bytes) {
     for (int64_t row = 0; row < rows_; ++row) memcpy(left_[L][row], at(p, row * bytes), 64);
   }
-  void load_right(const void* p, int64_t bytes) {
+  [[gnu::noinline]] void load_right(const void* p, int64_t bytes) {
     for (int64_t line = 0; line < 16; ++line) memcpy(right_[line], at(p, line * bytes), 64);
   }
   template <int S, int L>
-  void dot() {
+  [[gnu::noinline]] void dot() {
     for (int64_t row = 0; row < rows_; ++row)
       for (int k = 0; k < 32; ++k)
         for (int column = 0; column < 16; ++column)
@@ -50,7 +51,7 @@ class TileUnit {
 
  private:
   template <class Left, int S, int L>
-  void dot_of() {
+  [[gnu::noinline]] void dot_of() {
     for (int64_t row = 0; row < rows_; ++row)
       for (int column = 0; column < 16; ++column) {
         int32_t sum;

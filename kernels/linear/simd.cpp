@@ -21,6 +21,16 @@
 #include "bytes.h"
 #include "tiles.h"
 
+// A level with a matrix unit leaves products without it to the level that it has in common but for the unit, where tokens are
+// packed alike: tiles take long to compile.
+#ifndef MMB_PLAIN_LEVEL
+#define MMB_PLAIN_LEVEL MMB_IMPL
+#endif
+namespace mmb::MMB_PLAIN_LEVEL {
+void linear_panels(const float* packed, DType x, int64_t tokens, const Matrix& w, int64_t begin, int64_t end, float* y,
+                   int64_t y_stride, float* scratch) noexcept;
+}
+
 namespace mmb::MMB_IMPL {
 namespace {
 
@@ -137,8 +147,22 @@ struct Destination {
   bool begun = false, done = true;  // whether sums has something; whether they go to y now
 };
 
+// Sums [tokens][vectors] to where they belong. Rolled up, for all tiles: inside them it would be a third of their code.
+[[gnu::noinline]] void write(const float* sums, int64_t tokens, int64_t vectors, const Destination& out) {
+  for (int64_t m = 0; m < tokens; ++m) {
+    for (int64_t v = 0; v < vectors; ++v, sums += kLanes) {
+      float* y = out.y + m * out.stride + v * kLanes;
+      const int64_t n = out.outputs - v * kLanes;
+      if (n >= kLanes)
+        store(y, out.add ? load(y) + load(sums) : load(sums));
+      else if (n > 0)
+        store_partial(y, out.add ? load_partial(y, n) + load(sums) : load(sums), n);
+    }
+  }
+}
+
 template <int MR, int N>
-MMB_OP void store_tile(Vec (&acc)[MR][N], Destination out) {
+MMB_OP void store_tile(Vec (&acc)[MR][N], const Destination& out) {
   if (out.begun) {
     MMB_UNROLL
     for (int m = 0; m < MR; ++m) {
@@ -146,26 +170,14 @@ MMB_OP void store_tile(Vec (&acc)[MR][N], Destination out) {
       for (int v = 0; v < N; ++v) acc[m][v] += load(out.sums + (m * N + v) * kLanes);
     }
   }
-  if (!out.done) {
-    MMB_UNROLL
-    for (int m = 0; m < MR; ++m) {
-      MMB_UNROLL
-      for (int v = 0; v < N; ++v) store(out.sums + (m * N + v) * kLanes, acc[m][v]);
-    }
-    return;
-  }
+  alignas(64) float own[MR * N * kLanes];
+  float* const sums = out.done ? own : out.sums;
   MMB_UNROLL
   for (int m = 0; m < MR; ++m) {
     MMB_UNROLL
-    for (int v = 0; v < N; ++v) {
-      float* y = out.y + m * out.stride + v * kLanes;
-      const int64_t n = out.outputs - v * kLanes;
-      if (n >= kLanes)
-        store(y, out.add ? load(y) + acc[m][v] : acc[m][v]);
-      else if (n > 0)
-        store_partial(y, out.add ? load_partial(y, n) + acc[m][v] : acc[m][v], n);
-    }
+    for (int v = 0; v < N; ++v) store(sums + (m * N + v) * kLanes, acc[m][v]);
   }
+  if (out.done) write(sums, MR, N, out);
 }
 
 // MR tokens x NP panels over `lines` lines.
@@ -173,7 +185,7 @@ template <class T, int MR, int NP, bool kKeep>
 [[gnu::noinline]] void tile(const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead, Destination out, float* wide) {
   constexpr int kVecs = NP * kVecsPerPanel;
   if (out.begun && out.done) {
-    MMB_UNROLL
+    MMB_ONE_COPY
     for (int m = 0; m < MR; ++m) {
       MMB_UNROLL
       for (int v = 0; v < kVecs; ++v) __builtin_prefetch(out.y + m * out.stride + v * kLanes, 1);
@@ -370,26 +382,10 @@ class ScaledLines {
   Scales scales_;
 };
 
+// What linear_panels promises, in register tiles.
 template <class T>
-MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tokens, const Matrix& w, Share panels,
-                      float* y, int64_t y_stride, float* scratch) {
-  if constexpr (kMayHaveBytes && kTypeOf<T> == DType::int8) {
-    using Products = std::conditional_t<kHasTiles, TileProducts<TileUnit>, DotProducts>;
-    if (on_bytes(w.dtype, tokens)) return byte_panels<Products>(packed, tokens, w, panels, y, y_stride, scratch);
-  } else if constexpr (kHasTiles && kTypeOf<T> != DType::f32 && kTypeOf<T> != DType::int4) {
-    if (on_tiles(w.dtype, tokens)) {
-      const auto run = [&](const auto& weights) {
-        if (x == DType::f32)
-          unit_panels<TileUnit, kTerms<float>>(packed, tokens, w, weights, panels, y, y_stride, scratch);
-        else
-          unit_panels<TileUnit, kTerms<bf16>>(packed, tokens, w, weights, panels, y, y_stride, scratch);
-      };
-      if constexpr (kTypeOf<T> == DType::bf16)
-        return run(InPlace());
-      else
-        return run(ScaledLines<T>(w));
-    }
-  }
+MMB_OP void tile_panels(const float* packed, int64_t tokens, const Matrix& w, Share panels, float* y, int64_t y_stride,
+                        float* scratch) {
   constexpr int64_t q = kColumns<T>, kBlock = kColumnBlock / q;
   constexpr int64_t kManyTiles = 12;                    // whose tokens do not stay in L1
   [[maybe_unused]] constexpr int64_t kTilesToKeep = 3;  // fewer widen lines as fast as they would load them
@@ -473,6 +469,33 @@ MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tok
       }
     }
   }
+}
+
+// What linear_panels promises, of elements T.
+template <class T>
+MMB_OP void panels_of(const float* packed, [[maybe_unused]] DType x, int64_t tokens, const Matrix& w, Share panels,
+                      float* y, int64_t y_stride, float* scratch) {
+  if constexpr (kMayHaveBytes && kTypeOf<T> == DType::int8) {
+    using Products = std::conditional_t<kHasTiles, TileProducts<TileUnit>, DotProducts>;
+    if (on_bytes(w.dtype, tokens)) return byte_panels<Products>(packed, tokens, w, panels, y, y_stride, scratch);
+  } else if constexpr (kHasTiles && kTypeOf<T> != DType::f32 && kTypeOf<T> != DType::int4) {
+    if (on_tiles(w.dtype, tokens)) {
+      const auto run = [&](const auto& weights) {
+        if (x == DType::f32)
+          unit_panels<TileUnit, kTerms<float>>(packed, tokens, w, weights, panels, y, y_stride, scratch);
+        else
+          unit_panels<TileUnit, kTerms<bf16>>(packed, tokens, w, weights, panels, y, y_stride, scratch);
+      };
+      if constexpr (kTypeOf<T> == DType::bf16)
+        return run(InPlace());
+      else
+        return run(ScaledLines<T>(w));
+    }
+  }
+  if constexpr (kHasTiles)
+    MMB_PLAIN_LEVEL::linear_panels(packed, x, tokens, w, panels.begin, panels.end, y, y_stride, scratch);
+  else
+    tile_panels<T>(packed, tokens, w, panels, y, y_stride, scratch);
 }
 
 }  // namespace
