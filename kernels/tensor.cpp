@@ -171,57 +171,46 @@ double Matrix::at(int64_t row, int64_t col) const {
 
 namespace {
 
-const std::array<double, 256>& fp8_values() {
-  static const std::array<double, 256> values = [] {
-    std::array<double, 256> all;
-    for (int bits = 0; bits < 256; ++bits) all[static_cast<size_t>(bits)] = from_fp8(static_cast<uint8_t>(bits));
-    return all;
-  }();
-  return values;
-}
-
-// A 64-byte line of a panel as [column][16].
+// What element() gives, where it is read often.
 template <DType kType>
-void read_line(const void* line, double (*values)[kPanel]) {
-  constexpr int64_t q = line_columns(kType);
-  [[maybe_unused]] const auto& fp8 = fp8_values();
-  for (int64_t c = 0; c < q; ++c)
-    for (int64_t r = 0; r < kPanel; ++r) {
-      const int64_t index = r * q + c;
-      if constexpr (kType == DType::fp8)
-        values[c][r] = fp8[static_cast<const uint8_t*>(line)[index]];
-      else
-        values[c][r] = element(line, kType, index);
-    }
-}
-
-// f(first column, its number of columns, values [column][16], scales [16]) for every line of the panel that `row` is in.
-template <DType kType, class F>
-void each_line(const Matrix& m, int64_t row, F f) {
-  constexpr int64_t q = line_columns(kType);
-  const int64_t panel = row / kPanel;
-  const char* line = static_cast<const char*>(m.data) + panel * ceil_div(m.cols, q) * 64;
-  double values[q][kPanel], scales[kPanel];
-  std::fill_n(scales, kPanel, 1.0);
-  for (int64_t c = 0; c < m.cols; c += q, line += 64) {
-    read_line<kType>(line, values);
-    if (is_scaled(kType) && c % kScaleGroup == 0)
-      for (int64_t r = 0; r < kPanel; ++r)
-        scales[r] = scale(m.scales(), kType, scale_index(panel * kPanel + r, c, m.cols, kType));
-    f(c, std::min(q, m.cols - c), values, scales);
+double value(const void* data, int64_t index) {
+  if constexpr (kType == DType::fp8) {
+    static const std::array<double, 256> values = [] {
+      std::array<double, 256> all;
+      for (int bits = 0; bits < 256; ++bits) all[static_cast<size_t>(bits)] = from_fp8(static_cast<uint8_t>(bits));
+      return all;
+    }();
+    return values[static_cast<const uint8_t*>(data)[index]];
+  } else {
+    return element(data, kType, index);
   }
 }
 
-// Panel by panel: row by row, every line would be read 16 times.
+// Panel by panel, line by line, as they lie.
 template <DType kType>
 void multiply_panels(const Matrix& m, const double* x, double* y) {
+  constexpr int64_t q = line_columns(kType);
+  const auto* line = static_cast<const char*>(m.data);
   for (int64_t row = 0; row < m.rows; row += kPanel) {
-    double sums[kPanel] = {};
-    each_line<kType>(m, row, [&](int64_t first, int64_t count, const double(*values)[kPanel], const double* scales) {
-      for (int64_t c = 0; c < count; ++c)
-        for (int64_t r = 0; r < kPanel; ++r) sums[r] += values[c][r] * scales[r] * x[first + c];
-    });
+    double sums[kPanel] = {}, scales[kPanel];
+    std::fill_n(scales, kPanel, 1.0);
+    for (int64_t first = 0; first < m.cols; first += q, line += 64) {
+      if (is_scaled(kType) && first % kScaleGroup == 0)
+        for (int64_t r = 0; r < kPanel; ++r)
+          scales[r] = scale(m.scales(), kType, scale_index(row + r, first, m.cols, kType));
+      for (int64_t c = 0; c < std::min(q, m.cols - first); ++c)
+        for (int64_t r = 0; r < kPanel; ++r) sums[r] += value<kType>(line, r * q + c) * scales[r] * x[first + c];
+    }
     std::copy(sums, sums + std::min(kPanel, m.rows - row), y + row);
+  }
+}
+
+template <DType kType>
+void copy_panel_row(const Matrix& m, int64_t row, double* out) {
+  double factor = 1;
+  for (int64_t c = 0; c < m.cols; ++c) {
+    if (is_scaled(kType) && c % kScaleGroup == 0) factor = scale(m.scales(), kType, scale_index(row, c, m.cols, kType));
+    out[c] = value<kType>(m.data, panel_index(row, c, m.cols, kType)) * factor;
   }
 }
 
@@ -249,14 +238,7 @@ void Matrix::copy_row(int64_t row, double* out) const {
     for (int64_t c = 0; c < cols; ++c) out[c] = at(row, c);
     return;
   }
-  with_type(dtype, [&](auto type) {
-    constexpr DType kType = type;
-    each_line<kType>(*this, row,
-                     [&](int64_t first, int64_t count, const double(*values)[kPanel], const double* scales) {
-                       const int64_t r = row % kPanel;
-                       for (int64_t c = 0; c < count; ++c) out[first + c] = values[c][r] * scales[r];
-                     });
-  });
+  with_type(dtype, [&](auto type) { copy_panel_row<type>(*this, row, out); });
 }
 
 void Matrix::multiply(const double* x, double* y) const {
