@@ -7,6 +7,7 @@
 #include <ostream>
 #include <set>
 
+#include "pace.h"
 #include "selection.h"
 #include "words.h"
 
@@ -20,6 +21,7 @@ struct Step {
   std::string cache;                  // and how it is read; empty: plain
   int64_t batch, new_tokens, cached;  // cached: context of a decode step, past of a prefill
   int64_t layers;
+  bool usual_pace;
   double seconds() const {  // of the whole model
     return static_cast<double>(batch * new_tokens) / result->counters.at("model_tokens_per_second");
   }
@@ -27,6 +29,7 @@ struct Step {
 };
 
 std::vector<Step> steps(std::span<const Result> results, const std::string& op) {
+  const Pace pace(results);
   std::vector<Step> all;
   for (const Result& r : results) {
     if (r.name.op != op || !r.error.empty() || r.name.threads != "all") continue;
@@ -35,7 +38,8 @@ std::vector<Step> steps(std::span<const Result> results, const std::string& op) 
         {&r, routing == std::string::npos ? "" : r.name.key.substr(routing),
          key_word(r.name.key, "cache").value_or("") + (r.name.algo == "integer" ? " (dot products of integers)" : ""),
          *key_value(r.name.key, "batch"), *key_value(r.name.key, "q"),
-         *key_value(r.name.key, op == "decode_step" ? "ctx" : "past"), *key_value(r.name.key, "layers")});
+         *key_value(r.name.key, op == "decode_step" ? "ctx" : "past"), *key_value(r.name.key, "layers"),
+         pace.usual(r)});
   }
   return all;
 }
@@ -57,8 +61,9 @@ constexpr std::pair<const char*, const char*> kRivals[] = {{"~mha", "MHA"},
                                                            {"~dense_total", "dense total"}};
 
 std::string tokens_cell(const Step* step) {
-  return step ? text("%13.1f%s", step->tokens_per_second(), step->result->counters.at("extrapolated") > 0 ? "*" : " ")
-              : text("%13s ", "-");
+  if (!step) return text("%12s  ", "-");
+  return text("%12.1f%s%s", step->tokens_per_second(), step->result->counters.at("extrapolated") > 0 ? "*" : " ",
+              step->usual_pace ? " " : "!");
 }
 
 // One line a step: tokens/s, of ideal, of the parts, and the rivals'.
@@ -68,23 +73,31 @@ void print_table(std::span<const Result> results, const std::vector<Step>& all, 
   for (const auto& [suffix, label] : kRivals) out << text(" %13s", label);
   out << '\n';
   const RowsByName rows = rows_by_name(results);
+  bool marked = false;
+  const auto cell = [&](const Step* step) {
+    marked = marked || (step && !step->usual_pace);
+    return tokens_cell(step);
+  };
   for (const Step* s : lines) {
     const auto parts = seconds_of_parts(*s->result, rows);
     out << text("  %5lld %5lld %8lld ", static_cast<long long>(s->batch), static_cast<long long>(s->new_tokens),
                 static_cast<long long>(s->cached))
-        << tokens_cell(s) << text(" %5.0f%%", 100 * s->result->counters.at("roof"))
+        << cell(s) << text(" %5.0f%%", 100 * s->result->counters.at("roof"))
         << (parts ? text(" %12.3f", *parts / s->result->seconds) : text(" %12s", "-"));
     for (const auto& [suffix, label] : kRivals)
-      out << tokens_cell(find(all, *s, s->result->name.model + suffix, s->new_tokens));
+      out << cell(find(all, *s, s->result->name.model + suffix, s->new_tokens));
     out << '\n';
   }
+  if (marked)
+    out << "  ! measured while the machine's peaks were more than a quarter off their middle: left out of what "
+           "follows.\n";
 }
 
 // Multi-token prediction: a draft for each new token but the first.
 void print_drafts(const std::vector<Step>& all, const std::vector<const Step*>& lines, std::ostream& out) {
   for (const Step* s : lines) {
     const Step* plain = find(all, *s, s->result->name.model, 1);
-    if (s->new_tokens == 1 || s->batch != 1 || !plain) continue;
+    if (s->new_tokens == 1 || s->batch != 1 || !plain || !s->usual_pace || !plain->usual_pace) continue;
     const double cost = s->seconds() / plain->seconds();
     const int64_t drafts = s->new_tokens - 1;
     const double least = break_even_acceptance(cost, drafts);
@@ -107,7 +120,8 @@ void print_thinking(const std::vector<Step>& all, const std::string& model, cons
        {std::pair<const char*, const char*>{"", "MLA"}, kRivals[0], kRivals[1], kRivals[2]}) {
     std::vector<std::pair<double, double>> points;
     for (const Step& s : all)
-      if (s.result->name.model == model + suffix && s.result->name.dtype == dtype && s.batch == 1 && s.new_tokens == 1)
+      if (s.result->name.model == model + suffix && s.result->name.dtype == dtype && s.batch == 1 &&
+          s.new_tokens == 1 && s.usual_pace)
         points.push_back({static_cast<double>(s.cached), s.seconds()});
     if (points.size() >= 2) forms.push_back({label, fit_context(points)});
   }
@@ -135,7 +149,8 @@ void print_price(const std::vector<Step>& decodes, const std::vector<Step>& pref
   const auto cost = [&](const Step& s) { return price.usd_per_hour / 3600 / s.tokens_per_second() * 1e6; };
   const auto print = [&](const std::vector<Step>& all, const char* what) {
     for (const Step& s : all)
-      if (s.result->name.model == model && s.result->name.dtype == dtype && (s.new_tokens == 1 || &all == &prefills))
+      if (s.result->name.model == model && s.result->name.dtype == dtype && s.usual_pace &&
+          (s.new_tokens == 1 || &all == &prefills))
         out << text("  %s, batch %lld on %lld tokens: %.2f USD a million tokens.\n", what,
                     static_cast<long long>(s.batch), static_cast<long long>(s.cached), cost(s));
   };

@@ -1,6 +1,7 @@
 #include "reporter.h"
 
 #include "model_verdict.h"
+#include "pace.h"
 
 #include <unistd.h>
 
@@ -170,6 +171,7 @@ void Reporter::write() const {
   for (const Result& result : results_)
     if (const auto parts = seconds_of_parts(result, rows)) parts_ratio[result.name.text()] = *parts / result.seconds;
 
+  const Pace pace(results_);
   std::map<std::string, double> break_even;  // of steps that verify drafts, beside a plain one
   for (const Result& result : results_) {
     const auto new_tokens = key_value(result.name.key, "q");
@@ -179,7 +181,7 @@ void Reporter::write() const {
     const size_t at = plain.key.find(q) + q.size();
     plain.key.replace(at, plain.key.find('/', at) - at, "1");
     const auto found = rows.find(plain.text());
-    if (found == rows.end()) continue;
+    if (found == rows.end() || !pace.usual(result) || !pace.usual(*found->second)) continue;
     const double least = break_even_acceptance(result.seconds / found->second->seconds, *new_tokens - 1);
     if (std::isfinite(least)) break_even[result.name.text()] = least;
   }
@@ -235,6 +237,7 @@ void Reporter::ReportRuns(const std::vector<Run>& runs) {
       result.counters["err"] = row.verification->err;
     } else {
       result.seconds = run.real_accumulated_time / static_cast<double>(run.iterations);
+      result.label = run.report_label;
     }
     for (const auto& [counter, value] : result.counters)
       if (std::isfinite(value)) entry[counter] = value;  // JSON has no word for the others

@@ -11,6 +11,7 @@
 #include "mmb/accounting.h"
 #include "mmb/machine.h"
 #include "model_verdict.h"
+#include "pace.h"
 #include "words.h"
 
 namespace mmb {
@@ -433,6 +434,7 @@ void print_sentence(const Rows& rows, const Model& model, const std::vector<Deco
 void print_verdict(const Suite& suite, std::span<const Result> results, const Price& price, std::ostream& out) {
   print_peers(results, out);
   print_whole_models(suite, results, price, out);
+  print_pace(results, out);
   if (suite.profile() == Profile::model) return;  // its other rows are parts
   const Rows rows(results);
   if (rows.empty()) return;

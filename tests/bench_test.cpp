@@ -2,6 +2,7 @@
 #include "bench.h"
 #include "elsewhere.h"
 #include "model_verdict.h"
+#include "pace.h"
 #include "reporter.h"
 
 #include <gtest/gtest.h>
@@ -318,6 +319,44 @@ TEST(WholeModel, PartsAddUpAtTheirOwnRoofs) {
   EXPECT_FALSE(seconds_of_parts(whole, rows_by_name(results)));
   whole.parts.clear();
   EXPECT_FALSE(seconds_of_parts(whole, rows_by_name(results)));
+}
+
+// Peaks of what bounds a row, beside those of its kind: other instructions, another level and one thread have peaks of their own.
+TEST(Pace, IsARowsPeakOverTheMiddleOfItsKind) {
+  const auto row = [](const char* key, double bound, double gbs, double gflops, const char* label = "fma_f32") {
+    Result result;
+    result.name = {"some", "algo", "bf16", "avx2", "M", key, "all"};
+    result.counters = {{"bound", bound}, {"peak_gbs", gbs}, {"peak_gflops", gflops}};
+    result.label = label;
+    return result;
+  };
+  std::vector<Result> rows{row("a:1", 1, 20, 1),
+                           row("b:1", 1, 24, 2),
+                           row("c:1", 1, 10, 3),
+                           row("d:1", 0, 1, 300),
+                           row("e:1", 0, 2, 330, "fma_f32; of a library"),
+                           row("f:1", 0, 3, 150),
+                           row("g:1", 0, 4, 900, "dot_int8")};
+  Result single = row("h:1", 1, 8, 1);
+  single.name.threads = "1";
+  rows.push_back(single);
+  const Pace pace(rows);
+  const double expected[] = {1, 1.2, 0.5, 1, 1.1, 0.5, 1, 1};
+  for (size_t i = 0; i < rows.size(); ++i) {
+    EXPECT_DOUBLE_EQ(pace.beside(rows[i]), expected[i]) << rows[i].name.text();
+    EXPECT_EQ(pace.usual(rows[i]), expected[i] != 0.5) << rows[i].name.text();
+  }
+  std::ostringstream said, nothing;
+  print_pace(rows, said);
+  EXPECT_EQ(said.str().find("Pace: beside 2 of 8 rows"), 0);
+  EXPECT_NE(said.str().find("  0.50  some/algo/bf16/avx2/M/c:1/threads:all\n"), std::string::npos) << said.str();
+  Result wrong = row("i:1", 1, 1, 1);  // has no peaks
+  wrong.error = "wrong";
+  wrong.counters.clear();
+  rows = {rows[0], rows[1], wrong};
+  EXPECT_DOUBLE_EQ(Pace(rows).beside(wrong), 1);
+  print_pace(rows, nothing);
+  EXPECT_EQ(nothing.str(), "");
 }
 
 TEST(WholeModel, DraftsPayFromWhereTheirCostIsMet) {

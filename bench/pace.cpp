@@ -1,0 +1,66 @@
+#include "pace.h"
+
+#include <algorithm>
+#include <ostream>
+#include <vector>
+
+#include "words.h"
+
+namespace mmb {
+namespace {
+
+bool has_peaks(const Result& row) {
+  return row.error.empty() && row.counters.contains("bound");
+}
+
+const char* peak_of(const Result& row) {
+  return row.counters.at("bound") != 0 ? "peak_gbs" : "peak_gflops";
+}
+
+// Rows whose peaks are of one kind.
+std::string kind(const Result& row) {
+  const std::string peak = peak_of(row);
+  return row.name.threads + ' ' + row.name.impl + ' ' + peak +
+         (peak == "peak_gflops" ? ' ' + row.label.substr(0, row.label.find(';')) : "");
+}
+
+}  // namespace
+
+Pace::Pace(std::span<const Result> results) {
+  std::map<std::string, std::vector<double>> peaks;
+  for (const Result& row : results)
+    if (has_peaks(row)) peaks[kind(row)].push_back(row.counters.at(peak_of(row)));
+  for (auto& [kind, list] : peaks) {
+    const auto middle = list.begin() + static_cast<std::ptrdiff_t>(list.size() / 2);
+    std::nth_element(list.begin(), middle, list.end());
+    middle_[kind] = *middle;
+  }
+}
+
+double Pace::beside(const Result& row) const {
+  return has_peaks(row) ? row.counters.at(peak_of(row)) / middle_.at(kind(row)) : 1;
+}
+
+bool Pace::usual(const Result& row) const {
+  constexpr double kFactor = 1.25;
+  const double pace = beside(row);
+  return pace * kFactor >= 1 && pace <= kFactor;
+}
+
+void print_pace(std::span<const Result> results, std::ostream& out) {
+  const Pace pace(results);
+  std::vector<const Result*> other;
+  for (const Result& row : results)
+    if (!pace.usual(row)) other.push_back(&row);
+  if (other.empty()) return;
+  out << "Pace: beside " << other.size() << " of " << results.size()
+      << " rows the machine's peaks were more than a quarter off their middle; their times are the machine's as much "
+         "as "
+         "the kernels'. Their roofs hold. Those farthest off:\n";
+  std::ranges::sort(other, {}, [&](const Result* row) { return pace.beside(*row); });
+  constexpr size_t kMost = 3;
+  for (size_t i = 0; i < std::min(other.size(), kMost); ++i)
+    out << text("  %.2f  ", pace.beside(*other[i])) << other[i]->name.text() << '\n';
+}
+
+}  // namespace mmb
