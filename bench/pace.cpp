@@ -30,10 +30,10 @@ Pace::Pace(std::span<const Result> results) {
   std::map<std::string, std::vector<double>> peaks;
   for (const Result& row : results)
     if (has_peaks(row)) peaks[kind(row)].push_back(row.counters.at(peak_of(row)));
-  for (auto& [kind, list] : peaks) {
+  for (auto& [rows, list] : peaks) {
     const auto middle = list.begin() + static_cast<std::ptrdiff_t>(list.size() / 2);
     std::nth_element(list.begin(), middle, list.end());
-    middle_[kind] = *middle;
+    middle_[rows] = *middle;
   }
 }
 
