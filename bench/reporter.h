@@ -14,7 +14,7 @@ struct Result {
   RowName name;
   double seconds = 0;  // per iteration; of several repetitions, the middle one's, counters too
   std::map<std::string, double> counters;
-  std::string label;  // the instructions whose peak the roof used; and a note after a semicolon
+  std::string label;                   // the instructions whose peak the roof used; and a note after a semicolon
   std::vector<Component> parts;        // of a composite
   std::vector<double> ideal_of_parts;  // seconds
   std::string error;                   // what was wrong; empty: nothing
