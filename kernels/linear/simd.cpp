@@ -40,9 +40,9 @@ template <class T>
 constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
 // Columns that have one scale; for int8, whose rows have one, what is summed before it.
 template <class T>
-constexpr int64_t kScaled = kTypeOf<T> == DType::int4  ? kScaleGroup
-                            : kTypeOf<T> == DType::fp8 ? kScaleBlock
-                                                       : int64_t{1} << 40;
+[[maybe_unused]] constexpr int64_t kScaled = kTypeOf<T> == DType::int4  ? kScaleGroup
+                                             : kTypeOf<T> == DType::fp8 ? kScaleBlock
+                                                                        : int64_t{1} << 40;
 
 // The scales of a matrix.
 struct Scales {
@@ -148,7 +148,7 @@ struct Destination {
 };
 
 // Sums [tokens][vectors] to where they belong. Rolled up, for all tiles: inside them it would be a third of their code.
-[[gnu::noinline]] void write(const float* sums, int64_t tokens, int64_t vectors, const Destination& out) {
+[[gnu::noinline, maybe_unused]] void write(const float* sums, int64_t tokens, int64_t vectors, const Destination& out) {
   for (int64_t m = 0; m < tokens; ++m) {
     for (int64_t v = 0; v < vectors; ++v, sums += kLanes) {
       float* y = out.y + m * out.stride + v * kLanes;
