@@ -21,8 +21,8 @@
 #include "bytes.h"
 #include "tiles.h"
 
-// A level with a matrix unit leaves products without it to the level that it has in common but for the unit, where tokens are
-// packed alike: tiles take long to compile.
+// A level with a matrix unit leaves what the unit does not multiply to the level that lacks only the unit, where tokens are
+// packed alike: register tiles take long to compile.
 #ifndef MMB_PLAIN_LEVEL
 #define MMB_PLAIN_LEVEL MMB_IMPL
 #endif
