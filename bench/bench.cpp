@@ -353,8 +353,8 @@ Machine Suite::measure_machine(Threads threads, Impl impl) {
   return measure(*ruler, selection_.profile == Profile::smoke ? 0.02 : 0.25);
 }
 
-// A whole model stands beside the sum of its parts: what disturbs one measurement of a part must not tip the balance. What takes
-// seconds by itself, a prompt, is its own mean.
+// A whole model stands beside the sum of its parts: what disturbs one measurement of a part must not tip the balance. What
+// takes seconds by itself, a prompt, is its own mean.
 int64_t Suite::repetitions(const Row& row) const {
   constexpr double kFlopsOfSeconds = 3e11;
   if (selection_.repetitions > 0) return selection_.repetitions;

@@ -1,6 +1,8 @@
 #include "pace.h"
 
 #include <algorithm>
+#include <cmath>
+#include <functional>
 #include <ostream>
 #include <vector>
 
@@ -8,10 +10,6 @@
 
 namespace mmb {
 namespace {
-
-bool has_peaks(const Result& row) {
-  return row.error.empty() && row.counters.contains("bound");
-}
 
 const char* peak_of(const Result& row) {
   return row.counters.at("bound") != 0 ? "peak_gbs" : "peak_gflops";
@@ -29,7 +27,7 @@ std::string kind(const Result& row) {
 Pace::Pace(std::span<const Result> results) {
   std::map<std::string, std::vector<double>> peaks;
   for (const Result& row : results)
-    if (has_peaks(row)) peaks[kind(row)].push_back(row.counters.at(peak_of(row)));
+    if (row.error.empty()) peaks[kind(row)].push_back(row.counters.at(peak_of(row)));
   for (auto& [rows, list] : peaks) {
     const auto middle = list.begin() + static_cast<std::ptrdiff_t>(list.size() / 2);
     std::nth_element(list.begin(), middle, list.end());
@@ -38,7 +36,7 @@ Pace::Pace(std::span<const Result> results) {
 }
 
 double Pace::beside(const Result& row) const {
-  return has_peaks(row) ? row.counters.at(peak_of(row)) / middle_.at(kind(row)) : 1;
+  return row.error.empty() ? row.counters.at(peak_of(row)) / middle_.at(kind(row)) : 1;
 }
 
 bool Pace::usual(const Result& row) const {
@@ -54,10 +52,9 @@ void print_pace(std::span<const Result> results, std::ostream& out) {
     if (!pace.usual(row)) other.push_back(&row);
   if (other.empty()) return;
   out << "Pace: beside " << other.size() << " of " << results.size()
-      << " rows the machine's peaks were more than a quarter off their middle; their times are the machine's as much "
-         "as "
-         "the kernels'. Their roofs hold. Those farthest off:\n";
-  std::ranges::sort(other, {}, [&](const Result* row) { return pace.beside(*row); });
+      << " rows the machine's peaks were more than a quarter off their middle; "
+      << "their times are the machine's as much as the kernels'. Their roofs hold. Those farthest off:\n";
+  std::ranges::sort(other, std::greater(), [&](const Result* row) { return std::abs(std::log(pace.beside(*row))); });
   constexpr size_t kMost = 3;
   for (size_t i = 0; i < std::min(other.size(), kMost); ++i)
     out << text("  %.2f  ", pace.beside(*other[i])) << other[i]->name.text() << '\n';

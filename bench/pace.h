@@ -15,7 +15,7 @@ class Pace {
  public:
   explicit Pace(std::span<const Result> results);
   // The peak that bounds the row, measured beside it, over the middle one of all such rows: on as many threads, with the
-  // same instructions.
+  // same instructions. 1 for a row that was wrong.
   double beside(const Result& row) const;
   // Within a quarter of it, which is more than peaks differ by on a quiet machine.
   bool usual(const Result& row) const;

@@ -25,8 +25,8 @@ using RowsByName = std::map<std::string, const Result*>;
 RowsByName rows_by_name(std::span<const Result> results);
 // What a composite takes by its parts, in seconds: each op at the roof of its own row, with the peaks measured beside the
 // composite, so that a machine that changed its pace between the rows tips nothing, nor do layers that touch more experts
-// than the row of one layer. Nothing where it was wrong or an op has no row. What a rival shares with the model that it comes from may be
-// that one's row.
+// than the row of one layer. Nothing where it was wrong or an op has no row. What a rival shares with the model that it
+// comes from may be that one's row.
 std::optional<double> seconds_of_parts(const Result& whole, const RowsByName& rows);
 
 // Writes results as they come. Google's own reporters are not used: 1.7.1 appends to names, writes NaN bare, warns of

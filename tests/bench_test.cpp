@@ -321,7 +321,8 @@ TEST(WholeModel, PartsAddUpAtTheirOwnRoofs) {
   EXPECT_FALSE(seconds_of_parts(whole, rows_by_name(results)));
 }
 
-// Peaks of what bounds a row, beside those of its kind: other instructions, another level and one thread have peaks of their own.
+// Peaks of what bounds a row, beside those of its kind: other instructions, another level and one thread have peaks of their
+// own.
 TEST(Pace, IsARowsPeakOverTheMiddleOfItsKind) {
   const auto row = [](const char* key, double bound, double gbs, double gflops, const char* label = "fma_f32") {
     Result result;
@@ -350,6 +351,12 @@ TEST(Pace, IsARowsPeakOverTheMiddleOfItsKind) {
   print_pace(rows, said);
   EXPECT_EQ(said.str().find("Pace: beside 2 of 8 rows"), 0);
   EXPECT_NE(said.str().find("  0.50  some/algo/bf16/avx2/M/c:1/threads:all\n"), std::string::npos) << said.str();
+  // Slower or faster, those farthest off come first.
+  const std::vector<Result> uneven{row("a:1", 1, 20, 1), row("b:1", 1, 20, 1), row("c:1", 1, 15, 1),
+                                   row("d:1", 1, 60, 1), row("e:1", 1, 20, 1)};
+  std::ostringstream order;
+  print_pace(uneven, order);
+  EXPECT_LT(order.str().find("  3.00  "), order.str().find("  0.75  ")) << order.str();
   Result wrong = row("i:1", 1, 1, 1);  // has no peaks
   wrong.error = "wrong";
   wrong.counters.clear();
