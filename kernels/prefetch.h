@@ -36,7 +36,7 @@ struct Prefetch {
   }
   template <int kLines = 1>
   MMB_OP void fetch() {
-    __builtin_prefetch(next, 0, 2);
+    prefetch_l2(next);
     next += step;
   }
 };
@@ -52,7 +52,7 @@ struct Lines {
   int64_t each = 0;
 
   MMB_OP void fetch() {
-    for (int64_t i = 0; i < each; ++i, next += 64) __builtin_prefetch(next, 0, 2);
+    for (int64_t i = 0; i < each; ++i, next += 64) prefetch_l2(next);
   }
 };
 
@@ -78,7 +78,7 @@ struct Streams {
   MMB_OP void fetch() {
     static_assert(kLines % kStreams == 0);
     MMB_UNROLL
-    for (int i = 0; i < kLines; ++i) __builtin_prefetch(next + i % kStreams * apart + i / kStreams * 64, 0, 2);
+    for (int i = 0; i < kLines; ++i) prefetch_l2(next + i % kStreams * apart + i / kStreams * 64);
     next += kLines / kStreams * 64;
   }
 };
@@ -89,13 +89,32 @@ MMB_OP Streams<kStreams> streams(Memory memory, int64_t done) {
   return {memory.data + done / (64 * kStreams) * 64, memory.bytes / kStreams};
 }
 
+// Prefetches what is read once and in order, in two steps, from the line that is read now on.
+struct Sequence {
+  const char* line;
+
+  template <int kBytes>
+  MMB_OP static constexpr int steps() {
+    return 64 / kBytes;
+  }
+  template <int kLines>
+  MMB_OP void fetch() {
+    MMB_UNROLL
+    for (int i = 0; i < kLines; ++i) {
+      prefetch_l2(line + (kFarLines + i) * 64);
+      prefetch(line + (kNearLines + i) * 64);
+    }
+    line += kLines * 64;
+  }
+};
+
 // Among the instructions that make `sum`, and not before them all, where compilers would put it.
 template <class V>
 MMB_OP void prefetch_beside(V& sum, const char* p) {
 #if defined(__AVX512F__)
   __asm__ volatile("prefetcht1 %1" : "+v"(sum) : "m"(*p));
 #else
-  __builtin_prefetch(p, 0, 2);
+  prefetch_l2(p);
   (void)sum;
 #endif
 }
@@ -108,7 +127,7 @@ struct BlockAhead {
   int64_t each;             // lines, at every step
 
   MMB_OP void fetch_line() {
-    __builtin_prefetch(next, 0, 2);
+    prefetch_l2(next);
     next += next < last ? apart : 64 - (kStreams - 1) * apart;
   }
   MMB_OP void fetch() {

@@ -2,9 +2,8 @@
 //   checksum = sum_i data[i] mod 2^32, `passes` times over
 // Shapes  data [bytes/4] 32-bit words · checksum one word
 // Cost    flops = 0;  bytes = bytes * passes: every pass counts, unlike the unique bytes of other ops
-// Bound   memory for one pass over the arena's next slice; the caches that hold the set for several passes over one
-// slice Source  the load-only kernel of J. McCalpin's STREAM family; the memory roof of Roofline,
-// doi:10.1145/1498765.1498785
+// Bound   memory for one pass over the arena's next slice; for several passes the caches that hold it
+// Source  the load-only kernel of J. McCalpin's STREAM family; the memory roof of Roofline, doi:10.1145/1498765.1498785
 #pragma once
 
 #include "mmb/kernel.h"

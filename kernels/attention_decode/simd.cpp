@@ -503,14 +503,17 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
     const Block block = kIsScaled<E> ? loader.unscaled(t, count) : loader.stored(t, count);
     const auto* k = static_cast<const E*>(block.k);
     const auto* v = static_cast<const E*>(block.v);
-    // What follows, for a single row: memory alone bounds it. Else the next block: there is time enough to fetch it from four
-    // places.
-    constexpr int kStreams = R == 1 ? 1 : kWidth * static_cast<int>(size) / 16,
-                  kLatency = 6 << 10;  // bytes that memory delivers in twice its latency
-    const auto following = [&](const E* cached, int64_t spans) {
-      return Memory{reinterpret_cast<const char*>(cached) + kLatency, kBlock * spans * kWidth * size};
+    // What to prefetch beside part `index` of `parts` of the keys or values. Dots read in order and wait for memory; beside quads
+    // there is time to fetch the next block, from four places.
+    constexpr int kStreams = kWidth * static_cast<int>(size) / 16;
+    const Ahead next = loader.ahead(t + count, kBlock);
+    const auto fetches = [&](const E* block_data, const Memory& memory, int64_t index, int64_t parts) {
+      const int64_t done = memory.bytes * index / parts;
+      if constexpr (kQuads)
+        return streams<kStreams>(memory, done);
+      else
+        return Sequence{reinterpret_cast<const char*>(block_data) + done};
     };
-    const Ahead next = R == 1 ? Ahead{following(k, k_spans), following(v, v_spans)} : loader.ahead(t + count, kBlock);
     if constexpr (kQuads) {
       const int64_t k_slices = ceil_div(k_spans, QuadTile<E, R>::kMostSpans);
       for (int64_t i = 0; i < k_slices; ++i) {
@@ -519,7 +522,7 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
                     streams<QuadTile<E, R>::kStreams>(next.k, next.k.bytes * i / k_slices));
       }
     } else
-      dots<E, R>(w.q, k_spans, k, block.k_stride, count, w.s, streams<kStreams>(next.k, 0));
+      dots<E, R>(w.q, k_spans, k, block.k_stride, count, w.s, fetches(k, next.k, 0, 1));
     const VecInt seen = limits(w.limit, t), present = static_cast<int32_t>(count) - offset;
     softmax<T>(w.s, kLanes, vectors, vectors * T > count || w.limit[0] < t + count, seen < present ? seen : present,
                partial.m, partial.l, w.alpha);
@@ -531,8 +534,7 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
       const int64_t first = units * i / slices * kUnit, width = units * (i + 1) / slices * kUnit - first;
       for (int64_t r = 0; r < R; r += kRows)
         mix_slice<E, kRows, T>(first, width, w.s + r * T, kLanes, w.alpha + r * T, v, block.v_stride, count,
-                               partial.o + r * rows.o_stride, rows.o_stride,
-                               streams<kStreams>(next.v, R == 1 ? first * kLanes * size : next.v.bytes * i / slices));
+                               partial.o + r * rows.o_stride, rows.o_stride, fetches(v, next.v, i, slices));
     }
   }
   if constexpr (kSpan<E> == 2) {

@@ -133,6 +133,7 @@ struct Ahead {
   int64_t turn;
   const char* then = nullptr;
   int64_t tokens = 0;  // and tokens, so many floats behind those of a column
+  int64_t near = 0;    // and its own lines, so many elements ahead; the weights then go to L2 only
 };
 
 // Where the tile goes.
@@ -180,9 +181,15 @@ MMB_OP void store_tile(Vec (&acc)[MR][N], const Destination& out) {
   if (out.done) write(sums, MR, N, out);
 }
 
+// More tokens than these wait for arithmetic as much as for memory.
+constexpr int kFewTokens = 4;
+
 // MR tokens x NP panels over `lines` lines.
 template <class T, int MR, int NP, bool kKeep>
-[[gnu::noinline]] void tile(const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead, Destination out, float* wide) {
+[[gnu::noinline]] void tile(const float* x, const PanelGroup<T>& group, int64_t lines, const Ahead& places,
+                            const Destination& out, float* wide) {
+  const PanelGroup<T> w = group;
+  const Ahead ahead = places;
   constexpr int kVecs = NP * kVecsPerPanel;
   if (out.begun && out.done) {
     MMB_ONE_COPY
@@ -200,7 +207,14 @@ template <class T, int MR, int NP, bool kKeep>
       const char* place = then ? ahead.then + (i - ahead.turn) * ahead.step : ahead.place + i * ahead.step;
       const auto one = [&] {
         MMB_UNROLL
-        for (int p = 0; p < NP; ++p) prefetch(place + p * ahead.stride);
+        for (int p = 0; p < NP; ++p) {
+          if (MR <= kFewTokens && ahead.near > 0) {
+            prefetch_l2(place + p * ahead.stride);
+            prefetch(w.base + i * kLine<T> + p * w.stride + ahead.near);
+          } else {
+            prefetch(place + p * ahead.stride);
+          }
+        }
         if (ahead.tokens > 0) prefetch(x + ahead.tokens);
         step<T, MR, NP, kKeep>(sums, x, w.base + i * kLine<T>, w.stride, wide);
         place += ahead.step;
@@ -277,8 +291,10 @@ MMB_DOTS MMB_OP void dot_step(Vec (&acc)[MR][NP], const Digits* x, const PanelGr
 
 // The same tile for tokens in digits.
 template <class T, int MR, int NP>
-MMB_DOTS [[gnu::noinline]] void dot_tile(const float* packed, PanelGroup<T> w, int64_t lines, Ahead ahead,
-                                         Destination out) {
+MMB_DOTS [[gnu::noinline]] void dot_tile(const float* packed, const PanelGroup<T>& group, int64_t lines,
+                                         const Ahead& places, const Destination& out) {
+  const PanelGroup<T> w = group;
+  const Ahead ahead = places;
   constexpr int64_t kLines = kPanel / kColumns<T>;
   const auto* x = reinterpret_cast<const Digits*>(packed);
   Vec acc[MR][NP] = {};
@@ -288,7 +304,10 @@ MMB_DOTS [[gnu::noinline]] void dot_tile(const float* packed, PanelGroup<T> w, i
     MMB_UNROLL
     for (int p = 0; p < NP; ++p) {
       MMB_UNROLL
-      for (int64_t line = 0; line < kLines; ++line) prefetch(place + p * ahead.stride + line * ahead.step);
+      for (int64_t line = 0; line < kLines; ++line) {
+        prefetch_l2(place + p * ahead.stride + line * ahead.step);
+        prefetch(w.base + p * w.stride + (i + line) * kLine<T> + ahead.near);
+      }
     }
     dot_step(acc, x, w, i, kLines);
   }
@@ -306,8 +325,8 @@ MMB_DOTS [[gnu::noinline]] void dot_tile(const float* packed, PanelGroup<T> w, i
 
 // Runs tile<height, NP>, or dot_tile; heights above what NP panels allow do not occur.
 template <class T, int NP, bool kKeep, int MR>
-MMB_OP void tile_of_height(int64_t height, const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead, Destination out,
-                           float* wide) {
+MMB_OP void tile_of_height(int64_t height, const float* x, const PanelGroup<T>& w, int64_t lines, const Ahead& ahead,
+                           const Destination& out, float* wide) {
   if (height == MR) {
     if constexpr (on_dots(kTypeOf<T>, MR))
       if (has_byte_dots()) return dot_tile<T, MR, NP>(x, w, lines, ahead, out);
@@ -319,8 +338,8 @@ MMB_OP void tile_of_height(int64_t height, const float* x, PanelGroup<T> w, int6
 // kKeep: of one tile among three or more, which have half of kTileTokens at the least and kMinPanels panels at the most; `wide`
 // gets the widened lines.
 template <bool kKeep, class T>
-MMB_OP void tile_of(int64_t height, int64_t panels, const float* x, PanelGroup<T> w, int64_t lines, Ahead ahead,
-                    Destination out, float* wide) {
+MMB_OP void tile_of(int64_t height, int64_t panels, const float* x, const PanelGroup<T>& w, int64_t lines,
+                    const Ahead& ahead, const Destination& out, float* wide) {
   constexpr int kMost = kKeep ? kMinPanels : panels_beside(1, kTypeOf<T>), kFewest = kKeep ? kTileTokens / 2 : 1;
   with_tiles<kMost>(
       panels, [&](auto group) { tile_of_height<T, group, kKeep, kFewest>(height, x, w, lines, ahead, out, wide); });
@@ -328,7 +347,7 @@ MMB_OP void tile_of(int64_t height, int64_t panels, const float* x, PanelGroup<T
 
 // Leaves lines [first, first + count) of a group's panels as f32 columns, scaled.
 template <class T>
-MMB_OP void widen(PanelGroup<T> w, int64_t panels, int64_t first, int64_t count, float* wide) {
+MMB_OP void widen(const PanelGroup<T>& w, int64_t panels, int64_t first, int64_t count, float* wide) {
   constexpr int64_t q = kColumns<T>, kLines = kScaled<T> / q;
   for (int64_t p = 0; p < panels; ++p) {
     for (int64_t from = 0; from < count; from += kLines) {
@@ -389,7 +408,6 @@ MMB_OP void tile_panels(const float* packed, int64_t tokens, const Matrix& w, Sh
   constexpr int64_t q = kColumns<T>, kBlock = kColumnBlock / q;
   constexpr int64_t kManyTiles = 12;                    // whose tokens do not stay in L1
   [[maybe_unused]] constexpr int64_t kTilesToKeep = 3;  // fewer widen lines as fast as they would load them
-  constexpr int64_t kAhead = 128;  // lines, over all streams: what memory delivers in twice its latency
   const int64_t lines = ceil_div(w.cols, q), stride = lines * kLine<T>;
   const TokenTiles tiles(tokens, kTypeOf<T>);
   const int64_t beside = panels_of_tile(tokens, kTypeOf<T>);
@@ -404,10 +422,11 @@ MMB_OP void tile_panels(const float* packed, int64_t tokens, const Matrix& w, Sh
   if (fits_tall_tile(tokens, kTypeOf<T>)) {
     for (int64_t p = panels.begin; p < panels.end; p += group_at(p)) {
       // The last lines prefetch the first ones of the next group, which short panels (a head's) consist of.
-      const int64_t group = group_at(p), ahead = kAhead / group < lines ? kAhead / group : lines;
-      tile_of<false>(tokens, group, packed, PanelGroup<T>{base(p), stride, scales, p}, lines,
-                     {place(p, ahead), lines * 64, 64, lines - ahead, place(p + group, 0)},
-                     {rows(p), y_stride, w.rows - p * kPanel, false}, scratch);
+      const int64_t group = group_at(p), ahead = min_of(kFarLines / group, lines);
+      tile_of<false>(
+          tokens, group, packed, PanelGroup<T>{base(p), stride, scales, p}, lines,
+          {place(p, ahead), lines * 64, 64, lines - ahead, place(p + group, 0), 0, kNearLines / group * kLine<T>},
+          {rows(p), y_stride, w.rows - p * kPanel, false}, scratch);
     }
     return;
   }
