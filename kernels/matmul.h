@@ -48,10 +48,9 @@ struct TokenTiles {
   MMB_OP int64_t begin(int64_t tile) const { return tokens * tile / tiles; }
 };
 
-// Panels that a tile of `tokens` tokens has side by side; tiles of widened lines are as wide as those of f32.
+// Panels that tiles of `tokens` tokens have side by side.
 MMB_OP int64_t panels_of_tile(int64_t tokens, DType weights) {
-  return panels_beside(static_cast<int>(ceil_div(tokens, TokenTiles(tokens, weights).tiles)),
-                       fits_tall_tile(tokens, weights) ? weights : DType::f32);
+  return fits_tall_tile(tokens, weights) ? panels_beside(static_cast<int>(tokens), weights) : kMinPanels;
 }
 
 // Columns as packed tokens have them: whole groups (Digits).

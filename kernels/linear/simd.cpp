@@ -93,9 +93,13 @@ MMB_OP void keep(const Vec (&w)[N][kColumns<T>], float*& wide) {
   wide += kColumns<T> * kPanel;
 }
 
+// Where a tile's lines come from: memory, if it is the only tile; or near, where tiles before it have prefetched them. Whether it
+// leaves them widened to those after it.
+enum class Source { memory, near, near_to_keep };
+
 // One line of the tile's panels: one column for all tokens, then the next; all at once would need more registers than a
-// full tile leaves. kKeep: leaves the columns at `wide`.
-template <class T, int MR, int NP, bool kKeep>
+// full tile leaves. To be kept: leaves the columns at `wide`.
+template <class T, int MR, int NP, Source kSource>
 MMB_OP void step(Vec (&acc)[MR][NP * kVecsPerPanel], const float*& x, const T* line, int64_t stride, float*& wide) {
   constexpr int kVecs = NP * kVecsPerPanel;
   const auto line_of = [&](int v) { return line + v / kVecsPerPanel * stride; };
@@ -103,7 +107,7 @@ MMB_OP void step(Vec (&acc)[MR][NP * kVecsPerPanel], const float*& x, const T* l
     Vec w[kVecs][kColumns<T>];
     MMB_UNROLL
     for (int v = 0; v < kVecs; ++v) load(line_of(v), v % kVecsPerPanel, w[v]);
-    if constexpr (kKeep) keep<T>(w, wide);
+    if constexpr (kSource == Source::near_to_keep) keep<T>(w, wide);
     MMB_UNROLL
     for (int c = 0; c < kColumns<T>; ++c) {
       MMB_UNROLL
@@ -181,11 +185,13 @@ MMB_OP void store_tile(Vec (&acc)[MR][N], const Destination& out) {
   if (out.done) write(sums, MR, N, out);
 }
 
-// More tokens than these wait for arithmetic as much as for memory.
-constexpr int kFewTokens = 4;
+// Whether tokens wait for weights in memory more than for arithmetic, and gain by two steps of prefetching (simd.h).
+MMB_OP constexpr bool waits_for_memory(int tokens, DType weights) {
+  return tokens <= 4 || weights == DType::f32 || kLanes < 16;
+}
 
 // MR tokens x NP panels over `lines` lines.
-template <class T, int MR, int NP, bool kKeep>
+template <class T, int MR, int NP, Source kSource>
 [[gnu::noinline]] void tile(const float* x, const PanelGroup<T>& group, int64_t lines, const Ahead& places,
                             const Destination& out, float* wide) {
   const PanelGroup<T> w = group;
@@ -208,7 +214,7 @@ template <class T, int MR, int NP, bool kKeep>
       const auto one = [&] {
         MMB_UNROLL
         for (int p = 0; p < NP; ++p) {
-          if (MR <= kFewTokens && ahead.near > 0) {
+          if constexpr (kSource == Source::memory && waits_for_memory(MR, kTypeOf<T>)) {
             prefetch_l2(place + p * ahead.stride);
             prefetch(w.base + i * kLine<T> + p * w.stride + ahead.near);
           } else {
@@ -216,7 +222,7 @@ template <class T, int MR, int NP, bool kKeep>
           }
         }
         if (ahead.tokens > 0) prefetch(x + ahead.tokens);
-        step<T, MR, NP, kKeep>(sums, x, w.base + i * kLine<T>, w.stride, wide);
+        step<T, MR, NP, kSource>(sums, x, w.base + i * kLine<T>, w.stride, wide);
         place += ahead.step;
       };
       if constexpr (kColumns<T> < 4) {
@@ -324,25 +330,26 @@ MMB_DOTS [[gnu::noinline]] void dot_tile(const float* packed, const PanelGroup<T
 }
 
 // Runs tile<height, NP>, or dot_tile; heights above what NP panels allow do not occur.
-template <class T, int NP, bool kKeep, int MR>
+template <class T, int NP, Source kSource, int MR>
 MMB_OP void tile_of_height(int64_t height, const float* x, const PanelGroup<T>& w, int64_t lines, const Ahead& ahead,
                            const Destination& out, float* wide) {
   if (height == MR) {
     if constexpr (on_dots(kTypeOf<T>, MR))
       if (has_byte_dots()) return dot_tile<T, MR, NP>(x, w, lines, ahead, out);
-    tile<T, MR, NP, kKeep>(x, w, lines, ahead, out, wide);
-  } else if constexpr ((MR + 1) * NP * kVecsPerPanel * sums_of(kTypeOf<T>) <= kTileVecs && (!kKeep || MR < kTileTokens))
-    tile_of_height<T, NP, kKeep, MR + 1>(height, x, w, lines, ahead, out, wide);
+    tile<T, MR, NP, kSource>(x, w, lines, ahead, out, wide);
+  } else if constexpr ((MR + 1) * NP * kVecsPerPanel * sums_of(kTypeOf<T>) <= kTileVecs &&
+                       (kSource == Source::memory || MR < kTileTokens))
+    tile_of_height<T, NP, kSource, MR + 1>(height, x, w, lines, ahead, out, wide);
 }
 
-// kKeep: of one tile among three or more, which have half of kTileTokens at the least and kMinPanels panels at the most; `wide`
-// gets the widened lines.
-template <bool kKeep, class T>
+// Of several tiles each has half of kTileTokens at the least and kMinPanels panels at the most. `wide` gets lines to keep.
+template <Source kSource, class T>
 MMB_OP void tile_of(int64_t height, int64_t panels, const float* x, const PanelGroup<T>& w, int64_t lines,
                     const Ahead& ahead, const Destination& out, float* wide) {
-  constexpr int kMost = kKeep ? kMinPanels : panels_beside(1, kTypeOf<T>), kFewest = kKeep ? kTileTokens / 2 : 1;
-  with_tiles<kMost>(
-      panels, [&](auto group) { tile_of_height<T, group, kKeep, kFewest>(height, x, w, lines, ahead, out, wide); });
+  constexpr bool kOnly = kSource == Source::memory;
+  with_tiles<kOnly ? panels_beside(1, kTypeOf<T>) : kMinPanels>(panels, [&](auto group) {
+    tile_of_height<T, group, kSource, kOnly ? 1 : kTileTokens / 2>(height, x, w, lines, ahead, out, wide);
+  });
 }
 
 // Leaves lines [first, first + count) of a group's panels as f32 columns, scaled.
@@ -421,9 +428,11 @@ MMB_OP void tile_panels(const float* packed, int64_t tokens, const Matrix& w, Sh
 
   if (fits_tall_tile(tokens, kTypeOf<T>)) {
     for (int64_t p = panels.begin; p < panels.end; p += group_at(p)) {
-      // The last lines prefetch the first ones of the next group, which short panels (a head's) consist of.
-      const int64_t group = group_at(p), ahead = min_of(kFarLines / group, lines);
-      tile_of<false>(
+      // The last lines prefetch the first ones of the next group, which short panels (a head's) consist of. Into L1 at once half
+      // as far ahead: it is small.
+      const bool two_steps = waits_for_memory(static_cast<int>(tokens), kTypeOf<T>);
+      const int64_t group = group_at(p), ahead = min_of(kFarLines / group / (two_steps ? 1 : 2), lines);
+      tile_of<Source::memory>(
           tokens, group, packed, PanelGroup<T>{base(p), stride, scales, p}, lines,
           {place(p, ahead), lines * 64, 64, lines - ahead, place(p + group, 0), 0, kNearLines / group * kLine<T>},
           {rows(p), y_stride, w.rows - p * kPanel, false}, scratch);
@@ -446,7 +455,7 @@ MMB_OP void tile_panels(const float* packed, int64_t tokens, const Matrix& w, Sh
       const auto meet = [&](int64_t p, int64_t first, const char* next) {
         const int64_t group = group_at(p), count = min_of(kBlock, lines - first);
         // Tile t over the block, of so many lines as it meets them.
-        const auto run = [&](auto keep, int64_t t, const auto& block, int64_t block_lines) {
+        const auto run = [&](auto of, int64_t t, const auto& block, int64_t block_lines) {
           const int64_t m = tiles.begin(t), height = tiles.begin(t + 1) - m;
           const Ahead ahead{next + kBlock * (t - t0) / (t1 - t0) * 64,
                             lines * 64,
@@ -456,11 +465,13 @@ MMB_OP void tile_panels(const float* packed, int64_t tokens, const Matrix& w, Sh
                             t1 - t0 >= kManyTiles ? height * count * q : 0};
           const Destination out{rows(p) + m * y_stride,           y_stride,      w.rows - p * kPanel,  begin > 0,
                                 sums + (m - m0) * group * kPanel, first > begin, first + kBlock >= end};
-          tile_of<keep>(height, group, packed + packed_place(tokens, w.cols, first * q, m), block, block_lines, ahead,
-                        out, scratch);
+          tile_of<of>(height, group, packed + packed_place(tokens, w.cols, first * q, m), block, block_lines, ahead,
+                      out, scratch);
         };
+        constexpr std::integral_constant<Source, Source::near> near;
+        [[maybe_unused]] constexpr std::integral_constant<Source, Source::near_to_keep> near_to_keep;
         const auto meet_tiles = [&](int64_t from, const auto& block, int64_t block_lines) {
-          for (int64_t t = from; t < t1; ++t) run(std::false_type(), t, block, block_lines);
+          for (int64_t t = from; t < t1; ++t) run(near, t, block, block_lines);
         };
         const PanelGroup<T> stored{base(p) + first * kLine<T>, stride};
         const PanelGroup<float> wide{scratch, kColumnBlock * kPanel};
@@ -472,7 +483,7 @@ MMB_OP void tile_panels(const float* packed, int64_t tokens, const Matrix& w, Sh
         } else if (t1 - t0 < kTilesToKeep) {
           meet_tiles(t0, stored, count);
         } else {
-          run(std::true_type(), t0, stored, count);
+          run(near_to_keep, t0, stored, count);
           meet_tiles(t0 + 1, wide, count * q);
         }
       };
