@@ -115,6 +115,17 @@ class BenchMla(unittest.TestCase):
         self.assertEqual((context["mmb.accounts"], context["mmb.dense_equivalent_parameters_ideal"]), ("", ""))
         self.assertIn("Experts of one layers layer", context["mmb.verdict"])
 
+    def test_the_verdict_speaks_of_the_fastest_level_and_compares_only_what_was_timed(self):
+        impl = self.result["benchmarks"][-1]["name"].split("/")[3]
+        file = self.path("absorbed.json")
+        outcome = run("run", "--profile", "smoke", "--op", "mla_decode", "--filter", "absorbed", "--impl",
+                      f"reference,{impl}", "--out", file)
+        self.assertEqual(outcome.returncode, 0, outcome.stderr)
+        verdict = load(file)["context"]["mmb.verdict"]
+        self.assertIn(f", {impl} kernels, all threads", verdict)
+        self.assertIn("MLA absorbed", verdict)
+        self.assertNotIn("absorbed MLA is", verdict)
+
     def test_names_are_unique_and_equal_from_run_to_run(self):
         names = [row["name"] for row in self.result["benchmarks"]]
         self.assertEqual(len(names), len(set(names)))
