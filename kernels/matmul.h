@@ -78,6 +78,15 @@ template <class E>
       float* out = packed + packed_place(tokens, cols, block, begin) + (k - block) * height;
       const float* end = out + (stop - k) * height;
       const int64_t count = min_of(stop - k, kLanes), exist = min_of(cols - k, kLanes);
+      if (height == 1) {  // a column after the other, as they are
+        const E* row = x + (rows ? rows[begin] : begin) * stride + k - columns.begin;
+        const Vec v = exist >= kLanes ? load(row) : load_partial(row, exist > 0 ? exist : 0);
+        if (count == kLanes)
+          store(out, v);
+        else
+          store_partial(out, v, count);
+        continue;
+      }
       Vec v[kGroups][kLanes] = {};
       MMB_UNROLL
       for (int m = 0; m < kTallTokens; ++m) {
@@ -86,7 +95,8 @@ template <class E>
         v[m / kLanes][m % kLanes] = exist == kLanes ? load(row) : load_partial(row, exist > 0 ? exist : 0);
       }
       MMB_UNROLL
-      for (int g = 0; g < kGroups; ++g) transpose(v[g]);
+      for (int g = 0; g < kGroups; ++g)
+        if (g * kLanes < height) transpose(v[g]);
       // A vector reaches past its column's tokens, into columns that are written after it, except at the end.
       MMB_UNROLL
       for (int c = 0; c < kLanes; ++c) {

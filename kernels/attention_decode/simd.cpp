@@ -15,8 +15,8 @@
 // is widened once for all, or 8 x 2 (AVX2: 4 x 3).
 // Causal: tokens come in blocks and rows in vectors and tiles; each meets the tokens that its last row sees.
 // Roof, bf16 cache of 4096 tokens, 2 cores of a Xeon with 2 MB of L2, medians of 7, November 2026, AVX-512 (AVX2): MHA
-// 0.88 (0.84), V3's MQA 0.82 (0.76), latents of 128 heads 0.88 (0.85), of 16 heads 0.76 (0.73), GQA of 8 rows 0.71 (0.59),
-// of 16 rows 0.73 (0.61); MHA prefill of 512 tokens 0.70 (0.69). Few rows share widening (6 % of their FMAs, 12 % for values of
+// 0.90 (0.89), V3's MQA 0.83 (0.79), latents of 128 heads 0.89 (0.86), of 16 heads 0.80 (0.74), GQA of 8 rows 0.73 (0.65),
+// of 16 rows 0.73-0.77 (0.60); MHA prefill of 512 tokens 0.72 (0.69). Few rows share widening (6 % of their FMAs, 12 % for values of
 // 8 rows) and the softmax (5 %), and of GQA's, whose bytes take as long as their FLOPs, 12 of L1's 16 fill buffers are with
 // memory while tiles load from L2: quads reach 0.83 and P V 0.96 on a cache in L2, 0.78 and 0.74 on one in memory. MHA prefill:
 // its FMA loops reach 0.94; a quarter goes to packing queries and writing results, whose rows are far apart (5 % each), to

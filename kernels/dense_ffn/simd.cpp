@@ -1,6 +1,6 @@
 // Bound: weights from memory up to the machine's balance (about 10 tokens in bf16), multiply rate beyond.
-// Roof, 7168 x 18432, bf16, 2 cores of a Xeon, AVX-512 (November 2026, medians of 7): 1 token 0.93-0.95, 8 tokens
-// 0.74-0.85, 64 tokens 0.84.
+// Roof, 7168 x 18432, bf16, 2 cores of a Xeon, AVX-512 (November 2026, medians of 7): 1 token 0.93-0.97, 8 tokens
+// 0.74-0.85, 64 tokens 0.84-0.89.
 // Idea: ffn.h. All slabs read the same packed tokens; scratch is one slab's hidden activations.
 // Split: panels of gate and up, then panels of outputs, evenly over the threads.
 #include "mmb/dense_ffn.h"

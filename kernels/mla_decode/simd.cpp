@@ -1,7 +1,7 @@
 // Absorbed. Bound: the multiply rate in the core (latent_attention), nearly all of the time from a few thousand cached
 // tokens on; below, the absorption and up-projection weights from memory (V3: 33.5 MB in bf16 at any batch).
-// Roof, V3, bf16, 2 cores of a Xeon with 2 MB of L2 (November 2026, medians of 7): AVX-512 0.46 at 1024 tokens, 0.67 at
-// 4096, 0.86 there with a batch of 8 (AVX2 0.53, 0.70, 0.78); on its matrix unit 0.58, 0.42 and 0.39. The bound lets weights
+// Roof, V3, bf16, 2 cores of a Xeon with 2 MB of L2 (November 2026, medians of 7): AVX-512 0.48 at 1024 tokens, 0.69 at
+// 4096, 0.88 there with a batch of 8 (AVX2 0.56, 0.73, 0.83); on its matrix unit 0.58, 0.42 and 0.39. The bound lets weights
 // from memory and the core's arithmetic overlap, which are one after the other here: of their sum it is 0.85 at 1024 tokens.
 // Groups of heads whose weights come beside another group's core gain 6 % there and 1 % at 4096: fetching them slows it down.
 // Idea: W_UK[h] runs backwards as an ordinary product of its transposed storage, for all new tokens at once, and the rope

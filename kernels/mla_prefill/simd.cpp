@@ -3,7 +3,7 @@
 // Idea: attend.h with a loader that makes its blocks: the latents of kBlock tokens, laid out as the tokens of a product,
 // times W_UK[h] and W_UV[h]; the rope key is copied beside. 96 tokens x (192 + 128) f32 are 123 KB, in L2. All query rows
 // of a head are one tile, so that every block is expanded once for them.
-// Roof, V3, 512 tokens, bf16, 2 cores of a Xeon (November 2026, medians of 7): AVX-512 0.75, AVX2 0.71; with the expansion on
+// Roof, V3, 512 tokens, bf16, 2 cores of a Xeon (November 2026, medians of 7): AVX-512 0.79, AVX2 0.76; with the expansion on
 // its matrix unit 0.60, in 0.7 of AVX-512's time then: expanded keys and values are f32, which it does not multiply.
 // Split: attend.h's, by pairs: heads, and blocks of a head where there are more threads than heads.
 #include "mmb/mla_prefill.h"

@@ -1,6 +1,6 @@
 // Bound: the weights from memory up to the machine's balance, the multiply rate beyond; norms, rotation and append are
 // a thousandth of it.
-// Roof, V3, bf16, 2 cores of a Xeon (November 2026, medians of 7): 1 token 0.89-0.96, 32 tokens 0.74.
+// Roof, V3, bf16, 2 cores of a Xeon (November 2026, medians of 7): 1 token 0.95, 32 tokens 0.86.
 // Idea: the ops of a projection one after the other inside one team. Both down-projections read the same packed tokens
 // and share one phase, so that the small one does not end in a barrier of its own.
 // Split: each matrix by panels, norms and append by tokens, rotation by (token, head).

@@ -1,7 +1,7 @@
 // Bound: memory. One token reads 3*H*I weights of each of its experts; experts are shared by so few tokens that only
 // hundreds of them reach the machine's balance.
-// Roof, bf16, 2 cores of a Xeon, AVX-512 (November 2026, medians of 3 to 7): V3 1 token 0.95, 8 tokens 0.93, 64 tokens
-// 0.83-0.94; V2-Lite 0.92, 0.90 and 0.72 (AVX2 0.61, the matrix unit 0.74-0.84). At 64 tokens V2-Lite's shared expert takes
+// Roof, bf16, 2 cores of a Xeon, AVX-512 (November 2026, medians of 3 to 7): V3 1 token 0.96, 8 tokens 0.96, 64 tokens
+// 0.83-0.94; V2-Lite 0.92, 0.90 and 0.73 (AVX2 0.63, the matrix unit 0.74-0.84). At 64 tokens V2-Lite's shared expert takes
 // arithmetic and most of its routed ones, of 6 tokens, memory: one after the other they may take 1.17 times the roof's time.
 // Idea: the (token, expert) pairs are counted and sorted by expert, each expert's tokens are gathered and packed, and
 // ffn.h does the experts as small dense FFNs; one token is the same with a list of K experts of one token each. The
