@@ -4,13 +4,14 @@
 // to the others (AVX2: 6 x 1, 256 columns, 16 KB); in passes over all panels, of as many blocks as have 1 MiB of tokens.
 // Between the blocks of a pass the sums of a group of panels lie side by side (512 tokens: 96 KB, in L2).
 // Roof, DeepSeek-V3's 7168 to 2048 in bf16, 2 cores of a Xeon with 2 MB of L2, medians of 7, November 2026: AVX-512 1 token
-// 0.94, 8 tokens 0.83, 32 tokens 0.87, 128 and 512 tokens 0.89 (f32 0.89); AVX2 0.95, 0.69, 0.77, 0.81, 0.81. A tile with all operands in L1 reaches 0.95 of the register peak. At 512 tokens tokens from L2 take 7 %, half of which
-// fetching them to L1 gains, sums that are added to y after a pass 3 %, and packing 2 %. AVX2 at 8 tokens: two tiles of 4 x 2
-// vectors have just as many sums as hide an FMA's latency. On the matrix unit: tiles.h.
+// 0.94, 8 tokens 0.83, 32 tokens 0.87, 128 and 512 tokens 0.89 (f32 0.89); AVX2 0.95, 0.69, 0.77, 0.81, 0.81. A tile with all
+// operands in L1 reaches 0.95 of the register peak. At 512 tokens tokens from L2 take 7 %, half of which fetching them to L1
+// gains, sums that are added to y after a pass 3 %, and packing 2 %. AVX2 at 8 tokens: two tiles of 4 x 2 vectors have just as
+// many sums as hide an FMA's latency. On the matrix unit: tiles.h.
 // Integer weights take three (int8) or two (int4) instructions to widen beside every FMA of a token, as many as fit into the
 // time of memory. Up to 4 tokens they meet the tokens' digits in dots of bytes as they lie (Digits, matmul.h), in a third or
-// half of the instructions: V3's experts, 1 token, int8 0.94, int4 0.84 (fp8, by FMA, 0.85); on one core int8 and int4 (by FMA) 0.94 (0.93), 0.81
-// (0.60). More tokens meet int8 in products of bytes too: bytes.h.
+// half of the instructions: V3's experts, 1 token, int8 0.94, int4 0.84; on one core 0.94 (0.93 by FMA) and 0.81 (0.60). More
+// tokens meet int8 in products of bytes too: bytes.h. fp8, by FMA: 0.85.
 // Idea: matmul.h. The tokens are laid out for the tiles once, by the whole team; then each thread streams its own panels.
 // Rounded: the same with activations in bf16, of which a matrix unit needs one product where f32 takes three.
 // Split: panels of outputs, evenly and in order over the threads, so that weights stay with the thread that reads them.
