@@ -486,7 +486,6 @@ template <class E, int R>
 MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, int64_t begin, int64_t end,
                      const Workspace& w, const Partial& partial) {
   constexpr int T = kLanes / R, kRows = mix_rows<E>(R), kWidth = kSpan<E> * kLanes;
-  constexpr auto size = static_cast<int64_t>(sizeof(E));
   constexpr int64_t kUnit = slice_unit<E>(kRows);
   const int64_t k_spans = ceil_div(rows.a.dk, kWidth), v_spans = ceil_div(rows.a.dv, kWidth),
                 units = v_spans * kSpan<E> / kUnit, slices = ceil_div(units * kUnit, max_vectors<E>(kRows));
@@ -505,14 +504,15 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
     const auto* v = static_cast<const E*>(block.v);
     // What to prefetch beside part `index` of `parts` of the keys or values. Dots read in order and wait for memory; beside quads
     // there is time to fetch the next block, from four places.
-    constexpr int kStreams = kWidth * static_cast<int>(size) / 16;
     const Ahead next = loader.ahead(t + count, kBlock);
     const auto fetches = [&](const E* block_data, const Memory& memory, int64_t index, int64_t parts) {
       const int64_t done = memory.bytes * index / parts;
-      if constexpr (kQuads)
+      if constexpr (kQuads) {
+        constexpr int kStreams = kWidth * static_cast<int>(sizeof(E)) / 16;
         return streams<kStreams>(memory, done);
-      else
+      } else {
         return Sequence{reinterpret_cast<const char*>(block_data) + done};
+      }
     };
     if constexpr (kQuads) {
       const int64_t k_slices = ceil_div(k_spans, QuadTile<E, R>::kMostSpans);
