@@ -78,21 +78,21 @@ template <class E>
       float* out = packed + packed_place(tokens, cols, block, begin) + (k - block) * height;
       const float* end = out + (stop - k) * height;
       const int64_t count = min_of(stop - k, kLanes), exist = min_of(cols - k, kLanes);
+      const auto columns_of = [&](int64_t m) {
+        const E* row = x + (rows ? rows[begin + m] : begin + m) * stride + k - columns.begin;
+        return exist == kLanes ? load(row) : load_partial(row, exist > 0 ? exist : 0);
+      };
       if (height == 1) {  // a column after the other, as they are
-        const E* row = x + (rows ? rows[begin] : begin) * stride + k - columns.begin;
-        const Vec v = exist >= kLanes ? load(row) : load_partial(row, exist > 0 ? exist : 0);
         if (count == kLanes)
-          store(out, v);
+          store(out, columns_of(0));
         else
-          store_partial(out, v, count);
+          store_partial(out, columns_of(0), count);
         continue;
       }
       Vec v[kGroups][kLanes] = {};
       MMB_UNROLL
       for (int m = 0; m < kTallTokens; ++m) {
-        if (m >= height) continue;
-        const E* row = x + (rows ? rows[begin + m] : begin + m) * stride + k - columns.begin;
-        v[m / kLanes][m % kLanes] = exist == kLanes ? load(row) : load_partial(row, exist > 0 ? exist : 0);
+        if (m < height) v[m / kLanes][m % kLanes] = columns_of(m);
       }
       MMB_UNROLL
       for (int g = 0; g < kGroups; ++g)
@@ -313,8 +313,8 @@ MMB_OP void pack_tokens(const E* x, int64_t stride, const int32_t* rows, int64_t
 constexpr int64_t kNearTiles = 16, kNearPanels = 32, kBlockSteps = 4;
 
 // Of a group of panels: its widened lines, in floats, and how many register tiles have sums behind them; all of it.
-constexpr int64_t kWidened = kColumnBlock * kPanel * kMaxPanels, kSumTiles = 64,
-                  kGroupScratch = kWidened + kSumTiles * kTileTokens * kPanel * kMaxPanels;
+constexpr int64_t kWidened = kColumnBlock * kPanel * kMinPanels, kSumTiles = 64,
+                  kGroupScratch = kWidened + kSumTiles * kTileTokens * kPanel * kMinPanels;
 
 // Floats of own scratch that matmul needs: for widened lines and sums of register tiles; for sums of near tiles; on the matrix
 // unit for those of one block and tile of tokens, and the block's lines in bf16.

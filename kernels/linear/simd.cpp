@@ -137,7 +137,6 @@ struct Ahead {
   int64_t turn;
   const char* then = nullptr;
   int64_t tokens = 0;  // and tokens, so many floats behind those of a column
-  int64_t near = 0;    // and from L2 into L1 the lone tile's own lines, so many elements ahead
 };
 
 // Where the tile goes.
@@ -217,7 +216,7 @@ template <class T, int MR, int NP, Source kSource>
         for (int p = 0; p < NP; ++p) {
           if constexpr (kSource == Source::memory && waits_for_memory(MR, kTypeOf<T>)) {
             prefetch_l2(place + p * ahead.stride);
-            prefetch(w.base + i * kLine<T> + p * w.stride + ahead.near);
+            prefetch(w.base + (i + kNearLines / NP) * kLine<T> + p * w.stride);
           } else {
             prefetch(place + p * ahead.stride);
           }
@@ -313,7 +312,7 @@ MMB_DOTS [[gnu::noinline]] void dot_tile(const float* packed, const PanelGroup<T
       MMB_UNROLL
       for (int64_t line = 0; line < kLines; ++line) {
         prefetch_l2(place + p * ahead.stride + line * ahead.step);
-        prefetch(w.base + p * w.stride + (i + line) * kLine<T> + ahead.near);
+        prefetch(w.base + p * w.stride + (i + line + kNearLines / NP) * kLine<T>);
       }
     }
     dot_step(acc, x, w, i, kLines);
@@ -433,10 +432,9 @@ MMB_OP void tile_panels(const float* packed, int64_t tokens, const Matrix& w, Sh
       // as far ahead: it is small.
       const bool two_steps = waits_for_memory(static_cast<int>(tokens), kTypeOf<T>);
       const int64_t group = group_at(p), ahead = min_of(kFarLines / group / (two_steps ? 1 : 2), lines);
-      tile_of<Source::memory>(
-          tokens, group, packed, PanelGroup<T>{base(p), stride, scales, p}, lines,
-          {place(p, ahead), lines * 64, 64, lines - ahead, place(p + group, 0), 0, kNearLines / group * kLine<T>},
-          {rows(p), y_stride, w.rows - p * kPanel, false}, scratch);
+      tile_of<Source::memory>(tokens, group, packed, PanelGroup<T>{base(p), stride, scales, p}, lines,
+                              {place(p, ahead), lines * 64, 64, lines - ahead, place(p + group, 0)},
+                              {rows(p), y_stride, w.rows - p * kPanel, false}, scratch);
     }
     return;
   }
