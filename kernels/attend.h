@@ -44,7 +44,8 @@ struct Ahead {
 //   kStored                    the type of what stored() gives
 //   select(sequence, kv_head)  the cache that the calls after it are about
 //   stored(begin, count)       rows of tokens [begin, begin + count), count <= kBlock
-//   wide(begin, count)         the same as f32
+//   wide(begin, count)         the same as f32, once widen() has been called for them
+//   widen(begin, from, to)     tokens [begin + from, begin + to) of what wide(begin, ...) gave
 //   ahead(begin, count)        the memory that these calls will read of tokens, some of which may not exist, to prefetch;
 //                              values of no bytes are those of the keys
 //   unscaled_type()            the type of what unscaled() gives: bf16 for a matrix unit, or int8; f32 where there is none
@@ -57,6 +58,7 @@ struct Loader {
   void (*select_of)(void*, int64_t, int64_t);
   Block (*stored_of)(void*, int64_t, int64_t);
   Block (*wide_of)(void*, int64_t, int64_t);
+  void (*widen_of)(void*, int64_t, int64_t, int64_t);
   Block (*unscaled_of)(void*, int64_t, int64_t);
   Ahead (*ahead_of)(void*, int64_t, int64_t);
 
@@ -68,12 +70,14 @@ struct Loader {
         select_of([](void* l, int64_t b, int64_t h) { static_cast<L*>(l)->select(b, h); }),
         stored_of([](void* l, int64_t begin, int64_t count) { return static_cast<L*>(l)->stored(begin, count); }),
         wide_of([](void* l, int64_t begin, int64_t count) { return static_cast<L*>(l)->wide(begin, count); }),
+        widen_of([](void* l, int64_t begin, int64_t from, int64_t to) { static_cast<L*>(l)->widen(begin, from, to); }),
         unscaled_of([](void* l, int64_t begin, int64_t count) { return static_cast<L*>(l)->unscaled(begin, count); }),
         ahead_of([](void* l, int64_t begin, int64_t count) { return static_cast<L*>(l)->ahead(begin, count); }) {}
 
   MMB_OP void select(int64_t sequence, int64_t kv_head) const { select_of(self, sequence, kv_head); }
   MMB_OP Block stored(int64_t begin, int64_t count) const { return stored_of(self, begin, count); }
   MMB_OP Block wide(int64_t begin, int64_t count) const { return wide_of(self, begin, count); }
+  MMB_OP void widen(int64_t begin, int64_t from, int64_t to) const { widen_of(self, begin, from, to); }
   MMB_OP Block unscaled(int64_t begin, int64_t count) const { return unscaled_of(self, begin, count); }
   MMB_OP Ahead ahead(int64_t begin, int64_t count) const { return ahead_of(self, begin, count); }
 };
@@ -108,7 +112,10 @@ struct Cache {
     if constexpr (sizeof(T) == 4)
       return in_place(begin, count, kBlock);
     else
-      return copied<float>(begin, count, true);
+      return scratch_block<float>();
+  }
+  MMB_OP void widen(int64_t begin, int64_t from, int64_t to) const {
+    if constexpr (sizeof(T) < 4) copy<float>(begin, from, to, true);
   }
 
   MMB_OP Block stored(int64_t begin, int64_t count) const { return in_place(begin, count, kStoredTokens); }
@@ -136,13 +143,27 @@ struct Cache {
 
   template <class E>
   MMB_OP Block copied(int64_t begin, int64_t count, bool values) const {
+    copy<E>(begin, 0, count, values);
+    return scratch_block<E>();
+  }
+
+  // Where copies go.
+  template <class E>
+  MMB_OP Block scratch_block() const {
     E* out = reinterpret_cast<E*>(scratch);
     const int64_t stride = copy_stride(dk);
-    copy_rows(k + begin * k_stride, k_stride, dk, count, out, stride);
-    if (v == k || !values) return {out, out, stride, stride};
-    E* out_v = out + kBlock * stride;
-    copy_rows(v + begin * v_stride, v_stride, dv, count, out_v, copy_stride(dv));
-    return {out, out_v, stride, copy_stride(dv)};
+    if (v == k) return {out, out, stride, stride};
+    return {out, out + kBlock * stride, stride, copy_stride(dv)};
+  }
+
+  template <class E>
+  MMB_OP void copy(int64_t begin, int64_t from, int64_t to, bool values) const {
+    E* out = reinterpret_cast<E*>(scratch);
+    const int64_t token = begin + from, count = to - from, stride = copy_stride(dk);
+    copy_rows(k + token * k_stride, k_stride, dk, count, out + from * stride, stride);
+    if (v == k || !values) return;
+    E* out_v = out + kBlock * stride + from * copy_stride(dv);
+    copy_rows(v + token * v_stride, v_stride, dv, count, out_v, copy_stride(dv));
   }
 
   template <class E>

@@ -96,6 +96,27 @@ MMB_OP const float* query(const Rows& rows, const Tile& tile, int64_t row) {
   return rows.a.q + rows.index(tile.sequence, tile.kv_head, tile.row + row) * rows.a.dk;
 }
 
+// Those of N rows from `first` on, times the scale; zeros for absent rows and dims.
+template <int N>
+class Queries {
+ public:
+  MMB_OP Queries(const Rows& rows, const Tile& tile, int64_t first)
+      : dk_(rows.a.dk), scale_(broadcast(rows.a.scale * kLog2e)) {
+    for (int r = 0; r < N; ++r) rows_[r] = first + r < tile.rows ? query(rows, tile, first + r) : nullptr;
+  }
+  // Dims [i, i + kLanes) of row r.
+  MMB_OP Vec load(int r, int64_t i) const {
+    const int64_t left = rows_[r] ? dk_ - i : 0;
+    if (left >= kLanes) return scale_ * MMB_IMPL::load(rows_[r] + i);
+    return left > 0 ? scale_ * load_partial(rows_[r] + i, left) : Vec{};
+  }
+
+ private:
+  int64_t dk_;
+  Vec scale_;
+  const float* rows_[N];
+};
+
 // Zero results for `lanes` lanes of T tokens each; lane r*T + j stops at its row's limit less j.
 MMB_OP void begin_rows(const Rows& rows, const Tile& tile, int64_t lanes, int T, int32_t* limit, const Partial& p) {
   for (int64_t i = 0; i < lanes; i += kLanes) {

@@ -101,21 +101,37 @@ template <int NV, int W>
   }
 }
 
-// Of a block of tokens from `begin` on, of which the last of W vectors of rows sees `visible`: the scores of those that any row
-// of a vector sees.
+// A block of `count` tokens from `begin` on in f32, widened a tile at a time, just before its scores: those find it in L1.
+struct WideBlock {
+  const Loader& loader;
+  int64_t begin, count;
+  Block block = loader.wide(begin, count);
+  int64_t widened = 0;
+
+  MMB_OP void widen(int64_t tokens) {
+    tokens = min_of(tokens, count);
+    if (tokens <= widened) return;
+    loader.widen(begin, widened, tokens);
+    widened = tokens;
+  }
+};
+
+// Of a block, of which the last of W vectors of rows sees `visible` tokens: the scores of those that any row of a vector sees.
 template <int W, int NV = W>
-MMB_OP void score_panel(const float* q, int64_t dk, const Block& block, int64_t begin, const int32_t* limit,
-                        int64_t first, int64_t visible, float* s, Memory ahead) {
+MMB_OP void score_panel(const float* q, int64_t dk, WideBlock& wide, const int32_t* limit, int64_t first,
+                        int64_t visible, float* s, Memory ahead) {
   constexpr int kTokens = kAccumulators / NV, kSkip = W - NV;
   // Those before the first of the remaining vectors stops.
-  const int64_t end = min_of(visible, limit[(kSkip + 1) * kLanes - 1] - begin);
+  const int64_t end = min_of(visible, limit[(kSkip + 1) * kLanes - 1] - wide.begin);
   for (; first < end; first += kTokens) {
     if (first > kBlock - kTokens) first = kBlock - kTokens;
-    const auto* k = static_cast<const float*>(block.k) + first * block.k_stride;
-    scores<NV, W>(q + kSkip * kLanes, dk, k, block.k_stride, s + (first * W + kSkip) * kLanes,
+    wide.widen(first + kTokens);
+    const int64_t stride = wide.block.k_stride;
+    scores<NV, W>(q + kSkip * kLanes, dk, static_cast<const float*>(wide.block.k) + first * stride, stride,
+                  s + (first * W + kSkip) * kLanes,
                   spread(parts_of(ahead, first, min_of(first + kTokens, visible), visible), 0, 1, dk));
   }
-  if constexpr (NV > 1) score_panel<W, NV - 1>(q, dk, block, begin, limit, first, visible, s, ahead);
+  if constexpr (NV > 1) score_panel<W, NV - 1>(q, dk, wide, limit, first, visible, s, ahead);
 }
 
 // Vectors of scores that dots makes at once.
@@ -372,17 +388,13 @@ struct Workspace {
 // The panel of kPanelRows rows from `row` on, [dk][rows]; the last one has kLanes rows where that is enough.
 MMB_OP void pack_panel(const Rows& rows, const Tile& tile, int64_t row, float* packed) {
   const int64_t dk = rows.a.dk, width = min_of(kPanelRows, round_up(tile.rows - row, kLanes));
-  const Vec scale = broadcast(rows.a.scale * kLog2e);
   for (int64_t lane = 0; lane < width; lane += kLanes) {
+    const Queries<kLanes> queries(rows, tile, row + lane);
     for (int64_t i = 0; i < dk; i += kLanes) {
       const int64_t columns = min_of(kLanes, dk - i);
-      Vec v[kLanes] = {};
+      Vec v[kLanes];
       MMB_UNROLL
-      for (int r = 0; r < kLanes; ++r) {
-        if (row + lane + r >= tile.rows) continue;
-        const float* from = query(rows, tile, row + lane + r) + i;
-        v[r] = scale * (columns == kLanes ? load(from) : load_partial(from, columns));
-      }
+      for (int r = 0; r < kLanes; ++r) v[r] = queries.load(r, i);
       transpose(v);
       float* out = packed + i * width + lane;
       for (int64_t c = 0; c < columns; ++c) store(out + c * width, v[c]);
@@ -394,21 +406,15 @@ MMB_OP void pack_panel(const Rows& rows, const Tile& tile, int64_t row, float* p
 template <class E, int R>
 MMB_OP void pack_rows(const Rows& rows, const Tile& tile, float* packed) {
   constexpr int kWidth = kSpan<E> * kLanes;
-  const int64_t dk = rows.a.dk;
-  const Vec scale = broadcast(rows.a.scale * kLog2e);
-  for (int64_t i = 0; i < dk; i += kWidth, packed += R * kWidth) {
-    for (int64_t r = 0; r < R; ++r) {
+  const Queries<R> queries(rows, tile, 0);
+  for (int64_t i = 0; i < rows.a.dk; i += kWidth, packed += R * kWidth) {
+    for (int r = 0; r < R; ++r) {
       Vec v[kSpan<E>];
       MMB_UNROLL
-      for (int part = 0; part < kSpan<E>; ++part) {
-        const int64_t from = i + part * kLanes, left = r < tile.rows ? dk - from : 0;
-        v[part] = left >= kLanes ? load(query(rows, tile, r) + from)
-                  : left > 0     ? load_partial(query(rows, tile, r) + from, left)
-                                 : Vec{};
-      }
+      for (int part = 0; part < kSpan<E>; ++part) v[part] = queries.load(r, i + part * kLanes);
       if constexpr (kSpan<E> == 2) unzip(v[0], v[1], v[0], v[1], Lanes());
       MMB_UNROLL
-      for (int part = 0; part < kSpan<E>; ++part) store(packed + (part * R + r) * kLanes, scale * v[part]);
+      for (int part = 0; part < kSpan<E>; ++part) store(packed + (part * R + r) * kLanes, v[part]);
     }
   }
 }
@@ -427,23 +433,23 @@ MMB_OP void pack_quads(const Rows& rows, const Tile& tile, float* packed) {
   }
 }
 
-// One panel of NV vectors of rows, of which `real` exist, over the block of `count` tokens from `begin` on. Rows that see fewer
-// tokens come first.
+// One panel of NV vectors of rows, of which `real` exist, over a block. Rows that see fewer tokens come first.
 template <int NV>
-MMB_OP void panel_step(const Rows& rows, int64_t real, const float* q, const Block& block, int64_t begin, int64_t count,
-                       const int32_t* limit, const Workspace& w, const Partial& p, Memory k_ahead, Memory v_ahead) {
+MMB_OP void panel_step(const Rows& rows, int64_t real, const float* q, WideBlock& wide, const int32_t* limit,
+                       const Workspace& w, const Partial& p, Memory k_ahead, Memory v_ahead) {
   constexpr int64_t kWidth = NV * kLanes;
-  const auto seen_by = [&](int64_t row) { return min_of(count, limit[row] - begin); };
+  const int64_t begin = wide.begin;
+  const auto seen_by = [&](int64_t row) { return min_of(wide.count, limit[row] - begin); };
   const int64_t visible = seen_by(kWidth - 1);
   if (visible <= 0) return;
-  const auto* v = static_cast<const float*>(block.v);
-  score_panel<NV>(q, rows.a.dk, block, begin, limit, 0, visible, w.s, k_ahead);
+  score_panel<NV>(q, rows.a.dk, wide, limit, 0, visible, w.s, k_ahead);
   for (int64_t i = 0; i < kWidth; i += kLanes) {
     const int64_t seen = seen_by(i + kLanes - 1);
     if (seen > 0)
       softmax<1>(w.s + i, kWidth, seen, limit[i] < begin + seen, limits(limit + i, begin), p.m + i, p.l + i,
                  w.alpha + i);
   }
+  const auto* v = static_cast<const float*>(wide.block.v);
   const int64_t vectors = ceil_div(rows.a.dv, kLanes), slices = ceil_div(vectors, max_vectors<float>(kValueRows)),
                 row_tiles = ceil_div(real, kValueRows);
   for (int64_t i = 0; i < slices; ++i) {
@@ -451,7 +457,7 @@ MMB_OP void panel_step(const Rows& rows, int64_t real, const float* q, const Blo
     for (int64_t r = 0; r < row_tiles; ++r) {
       const int64_t row = r * kValueRows, seen = seen_by(row + kValueRows - 1);
       if (seen <= 0) continue;
-      mix_slice<float, kValueRows, 1>(first, width, w.s + row, kWidth, w.alpha + row, v, block.v_stride, seen,
+      mix_slice<float, kValueRows, 1>(first, width, w.s + row, kWidth, w.alpha + row, v, wide.block.v_stride, seen,
                                       p.o + row * rows.o_stride, rows.o_stride,
                                       spread(v_ahead, i * row_tiles + r, slices * row_tiles, seen));
     }
@@ -464,7 +470,7 @@ MMB_OP void panels(const Rows& rows, const Tile& tile, const Loader& loader, int
   begin_rows(rows, tile, lanes, 1, w.limit, partial);
   for (int64_t t = begin; t < end; t += kBlock) {
     const int64_t count = min_of(kBlock, end - t), next = min_of(kBlock, end - t - count);
-    const Block block = loader.wide(t, count);
+    WideBlock wide{loader, t, count};
     const Ahead ahead = loader.ahead(t + count, next);
     for (int64_t i = 0; i < count_panels; ++i) {
       const int64_t row = i * kPanelRows, real = min_of(kPanelRows, tile.rows - row);
@@ -473,11 +479,11 @@ MMB_OP void panels(const Rows& rows, const Tile& tile, const Loader& loader, int
       const Partial p{partial.o + row * rows.o_stride, partial.m + row, partial.l + row};
       const Memory k_ahead = part(ahead.k, i, count_panels), v_ahead = part(ahead.v, i, count_panels);
       if (real > 2 * kLanes)
-        panel_step<3>(rows, real, q, block, t, count, w.limit + row, w, p, k_ahead, v_ahead);
+        panel_step<3>(rows, real, q, wide, w.limit + row, w, p, k_ahead, v_ahead);
       else if (real > kLanes)
-        panel_step<2>(rows, real, q, block, t, count, w.limit + row, w, p, k_ahead, v_ahead);
+        panel_step<2>(rows, real, q, wide, w.limit + row, w, p, k_ahead, v_ahead);
       else
-        panel_step<1>(rows, real, q, block, t, count, w.limit + row, w, p, k_ahead, v_ahead);
+        panel_step<1>(rows, real, q, wide, w.limit + row, w, p, k_ahead, v_ahead);
     }
   }
 }
@@ -555,18 +561,14 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
 // Queries as unit_scores reads them, [tile of 16 rows][step][term][16 pairs of dims][16 rows][2]; absent rows and dims are
 // zero.
 MMB_OP void pack_query_terms(const Rows& rows, const Tile& tile, bf16* packed) {
-  const int64_t dk = rows.a.dk, steps = ceil_div(dk, kTileColumns);
-  const Vec scale = broadcast(rows.a.scale * kLog2e);
+  const int64_t steps = ceil_div(rows.a.dk, kTileColumns);
   for (int64_t row = 0; row < round_up(tile.rows, kTileRows); row += kLanes) {
+    const Queries<kLanes> queries(rows, tile, row);
     bf16* tile_of_rows = packed + row / kTileRows * steps * kQueryTerms * kTileElements + row % kTileRows * 2;
     for (int64_t i = 0; i < steps * kTileColumns; i += kLanes) {
-      Vec v[kLanes] = {};
+      Vec v[kLanes];
       MMB_UNROLL
-      for (int r = 0; r < kLanes; ++r) {
-        if (row + r >= tile.rows || i >= dk) continue;
-        const float* from = query(rows, tile, row + r) + i;
-        v[r] = scale * (dk - i >= kLanes ? load(from) : load_partial(from, dk - i));
-      }
+      for (int r = 0; r < kLanes; ++r) v[r] = queries.load(r, i);
       transpose(v);
       bf16* out = tile_of_rows + i / kTileColumns * kQueryTerms * kTileElements + i % kTileColumns * kTileRows;
       MMB_UNROLL

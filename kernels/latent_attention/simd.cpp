@@ -25,12 +25,18 @@ struct ScaledLatents {
 
   MMB_OP void select(int64_t sequence, int64_t) { rows = first + sequence * capacity * row.bytes(); }
 
-  MMB_OP Block wide(int64_t begin, int64_t count) const {
+  MMB_OP Block wide(int64_t, int64_t) const {
     const int64_t stride = Cache<float>::copy_stride(row.latent + row.rope);
-    for (int64_t t = 0; t < count; ++t) dequantize(rows + (begin + t) * row.bytes(), scratch + t * stride);
     return {scratch, scratch, stride, stride};
   }
-  MMB_OP Block stored(int64_t begin, int64_t count) const { return wide(begin, count); }
+  MMB_OP void widen(int64_t begin, int64_t from, int64_t to) const {
+    const int64_t stride = Cache<float>::copy_stride(row.latent + row.rope);
+    for (int64_t t = from; t < to; ++t) dequantize(rows + (begin + t) * row.bytes(), scratch + t * stride);
+  }
+  MMB_OP Block stored(int64_t begin, int64_t count) const {
+    widen(begin, 0, count);
+    return wide(begin, count);
+  }
 
   MMB_OP DType unscaled_type() const {
     const bool lines = row.latent % kLine == 0 && row.rope % kLine == 0;

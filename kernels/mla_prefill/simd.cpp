@@ -39,6 +39,7 @@ struct Expand {
       for (int64_t i = 0; i < D; ++i) k[t * k_stride + dn + i] = to_float(latents[t * (R + D) + R + i]);
     return {k, v, k_stride, v_stride};
   }
+  MMB_OP void widen(int64_t, int64_t, int64_t) const {}
   MMB_OP Block stored(int64_t begin, int64_t count) const { return wide(begin, count); }
   MMB_OP DType unscaled_type() const { return DType::f32; }
   MMB_OP Block unscaled(int64_t begin, int64_t count) const { return wide(begin, count); }
