@@ -237,6 +237,12 @@ void Suite::push(Row row) {
   }
 }
 
+Impl Suite::level() const {
+  const std::string none = no_model().name;
+  const auto rank = [&](const Row& row) { return 2 * (row.name.model != none) + (row.impl == fastest_impl()); };
+  return std::ranges::max_element(rows_, {}, rank)->impl;
+}
+
 Arena& Suite::arena() {
   if (!arena_) arena_ = std::make_unique<Arena>(arena_bytes_, selection_.seed);
   return *arena_;

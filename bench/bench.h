@@ -121,7 +121,10 @@ class Suite {
   void add_rows();
   std::vector<Row>& rows() { return rows_; }
   // Rows that are not run, and why.
+  void skip(const std::string& name, const std::string& reason) { skipped_.emplace_back(name, reason); }
   const std::vector<std::pair<std::string, std::string>>& skipped() const { return skipped_; }
+  // The level that conclusions are about: of several the one that a run has by itself.
+  Impl level() const;
 
   // Runs a row once and verifies it.
   const Verification& verify(Row& row);
@@ -146,7 +149,6 @@ class Suite {
   bool selected(const std::string& name) const;
   bool selected(Impl impl) const;
   void push(Row row);
-  void skip(const std::string& name, const std::string& reason) { skipped_.emplace_back(name, reason); }
   Subject& ready(Row& row);
   void time(Row& row, benchmark::State& state);
   Arena& arena();

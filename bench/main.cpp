@@ -200,7 +200,7 @@ int run(const Flags& flags, const std::vector<std::string>& command_line,
                                  .seed = suite.selection().seed,
                                  .argv = command_line,
                                  .alias = flags.alias,
-                                 .impl = suite.rows().front().impl,
+                                 .impl = suite.level(),
                                  .threads = suite.count(Threads::all)},
                                 machines);
   context["mmb.arena_bytes"] = std::to_string(suite.arena_bytes());

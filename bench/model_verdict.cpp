@@ -22,17 +22,16 @@ struct Step {
   int64_t batch, new_tokens, cached;  // cached: context of a decode step, past of a prefill
   int64_t layers;
   bool usual_pace;
-  double seconds() const {  // of the whole model
-    return static_cast<double>(batch * new_tokens) / result->counters.at("model_tokens_per_second");
-  }
-  double tokens_per_second() const { return result->counters.at("model_tokens_per_second"); }
+  double seconds() const { return whole_seconds(*result); }
+  double tokens_per_second() const { return static_cast<double>(batch * new_tokens) / seconds(); }
 };
 
-std::vector<Step> steps(std::span<const Result> results, const std::string& op) {
+std::vector<Step> steps(std::span<const Result> results, const std::string& op, Impl level) {
   const Pace pace(results);
   std::vector<Step> all;
   for (const Result& r : results) {
-    if (r.name.op != op || !r.error.empty() || r.name.threads != "all") continue;
+    if (r.name.op != op || !r.error.empty() || r.name.threads != "all" || r.name.impl != name(level)) continue;
+    if (!r.counters.contains("model_tokens_per_second")) continue;  // the reference, which runs layer by layer
     const size_t routing = r.name.key.find("routing:");
     all.push_back(
         {&r, routing == std::string::npos ? "" : r.name.key.substr(routing),
@@ -47,9 +46,8 @@ std::vector<Step> steps(std::span<const Result> results, const std::string& op) 
 // The step of another model, or of another number of new tokens, at the same place.
 const Step* find(const std::vector<Step>& all, const Step& like, const std::string& model, int64_t new_tokens) {
   for (const Step& s : all)
-    if (s.result->name.model == model && s.result->name.dtype == like.result->name.dtype &&
-        s.result->name.impl == like.result->name.impl && s.batch == like.batch && s.cached == like.cached &&
-        s.new_tokens == new_tokens)
+    if (s.result->name.model == model && s.result->name.dtype == like.result->name.dtype && s.batch == like.batch &&
+        s.cached == like.cached && s.new_tokens == new_tokens)
       return &s;
   return nullptr;
 }
@@ -118,11 +116,11 @@ void print_thinking(const std::vector<Step>& all, const std::string& model, cons
   std::vector<std::pair<std::string, ContextFit>> forms;
   for (const auto& [suffix, label] :
        {std::pair<const char*, const char*>{"", "MLA"}, kRivals[0], kRivals[1], kRivals[2]}) {
-    std::vector<std::pair<double, double>> points;
+    std::map<double, double> points;
     for (const Step& s : all)
       if (s.result->name.model == model + suffix && s.result->name.dtype == dtype && s.batch == 1 &&
           s.new_tokens == 1 && s.usual_pace)
-        points.push_back({static_cast<double>(s.cached), s.seconds()});
+        points.emplace(s.cached, s.seconds());
     if (points.size() >= 2) forms.push_back({label, fit_context(points)});
   }
   if (forms.empty()) return;
@@ -185,7 +183,7 @@ std::string long_thinking(const ContextFit& fit) {
               fit.seconds(kFirst, kCount) / (kCount * fit.seconds(kFirst)));
 }
 
-ContextFit fit_context(std::span<const std::pair<double, double>> points) {
+ContextFit fit_context(const std::map<double, double>& points) {
   const auto n = static_cast<double>(points.size());
   double x = 0, y = 0, xx = 0, xy = 0;
   for (const auto& [cached, seconds] : points) {
@@ -203,7 +201,9 @@ double crossover(const ContextFit& a, const ContextFit& b) {
 }
 
 void print_whole_models(const Suite& suite, std::span<const Result> results, const Price& price, std::ostream& out) {
-  const std::vector<Step> all_decodes = steps(results, "decode_step"), all_prefills = steps(results, "prefill_step");
+  const Impl level = suite.level();
+  const std::vector<Step> all_decodes = steps(results, "decode_step", level),
+                          all_prefills = steps(results, "prefill_step", level);
   // Models as published, in each type, with each routing and each cache.
   std::vector<std::array<std::string, 4>> seen;
   for (const auto* all : {&all_decodes, &all_prefills})
@@ -214,13 +214,15 @@ void print_whole_models(const Suite& suite, std::span<const Result> results, con
     }
   for (const auto& key : seen) {
     const auto &model = key[0], &dtype = key[1], &routing = key[2], &cache = key[3];
-    const auto routed = [&](std::vector<Step> all) {
+    // Rivals without latents have a plain cache beside any.
+    const auto alike = [&](std::vector<Step> all) {
       std::erase_if(all, [&](const Step& s) {
-        return (s.routing != routing && !s.routing.empty()) || (s.cache != cache && s.result->name.model == model);
+        return (s.routing != routing && !s.routing.empty()) ||
+               (s.cache != cache && suite.model(s.result->name.model).is_mla());
       });
       return all;
     };
-    const std::vector<Step> decodes = routed(all_decodes), prefills = routed(all_prefills);
+    const std::vector<Step> decodes = alike(all_decodes), prefills = alike(all_prefills);
     const auto lines = [&](const std::vector<Step>& all) {
       std::vector<const Step*> own;
       for (const Step& s : all)
@@ -235,8 +237,8 @@ void print_whole_models(const Suite& suite, std::span<const Result> results, con
         << (!cache.empty()   ? cache
             : dtype == "f32" ? "f32"
                              : "bf16")
-        << " cache, " << (routing.empty() ? "" : routing + ", ") << results.front().name.impl << " kernels ("
-        << *layers.begin() << (layers.size() > 1 ? " to " + std::to_string(*layers.rbegin()) : "") << " of "
+        << " cache, " << (routing.empty() ? "" : routing + ", ") << name(level) << " kernels (" << *layers.begin()
+        << (layers.size() > 1 ? " to " + std::to_string(*layers.rbegin()) : "") << " of "
         << suite.model(model).num_hidden_layers
         << " layers were run; * where some were not, which count as long as those of their kind)\n";
     if (!decode_lines.empty()) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <iosfwd>
+#include <map>
 #include <span>
 #include <string>
 
@@ -24,7 +25,7 @@ struct ContextFit {
   // Of `count` tokens, one after the other, from a context of `first` tokens on.
   double seconds(double first, double count) const { return count * (a + c * (first + count / 2)); }
 };
-ContextFit fit_context(std::span<const std::pair<double, double>> cached_and_seconds);
+ContextFit fit_context(const std::map<double, double>& seconds_by_cached);
 // What the fit says about 32K tokens from a prompt of 1K.
 std::string long_thinking(const ContextFit& fit);
 // Cached tokens from which on `b` is faster than `a`; negative or infinite: never.

@@ -107,6 +107,12 @@ std::string short_time(double seconds) {
   return three_digits(seconds) + " s";
 }
 
+double whole_seconds(const Result& result) {
+  const auto rate = result.counters.find("model_tokens_per_second");
+  if (rate == result.counters.end()) return result.seconds;
+  return static_cast<double>(*key_value(result.name.key, "batch") * *key_value(result.name.key, "q")) / rate->second;
+}
+
 RowsByName rows_by_name(std::span<const Result> results) {
   RowsByName rows;
   for (const Result& result : results)
@@ -182,7 +188,7 @@ void Reporter::write() const {
     plain.key.replace(at, plain.key.find('/', at) - at, "1");
     const auto found = rows.find(plain.text());
     if (found == rows.end() || !pace.usual(result) || !pace.usual(*found->second)) continue;
-    const double least = break_even_acceptance(result.seconds / found->second->seconds, *new_tokens - 1);
+    const double least = break_even_acceptance(whole_seconds(result) / whole_seconds(*found->second), *new_tokens - 1);
     if (std::isfinite(least)) break_even[result.name.text()] = least;
   }
 

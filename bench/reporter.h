@@ -20,6 +20,9 @@ struct Result {
   std::string error;                   // what was wrong; empty: nothing
 };
 
+// Of a whole model, of which some layers may have been run for all of their kind; of other rows, the row's own.
+double whole_seconds(const Result& result);
+
 // The rows that were right, by name.
 using RowsByName = std::map<std::string, const Result*>;
 RowsByName rows_by_name(std::span<const Result> results);

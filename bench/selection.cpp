@@ -159,7 +159,8 @@ std::vector<int64_t> parse_counts(const std::string& flag, const std::string& te
     } else {
       if (!to_count(item.substr(dots + 2, star == std::string::npos ? star : star - dots - 2), least, last))
         throw fail();
-      if (star != std::string::npos && (!to_integer(item.substr(star + 1), factor) || factor < 2 || first == 0))
+      if (star != std::string::npos &&
+          (!to_integer(item.substr(star + 1), factor) || factor < 2 || factor > kMost || first == 0))
         throw fail();
       if (last < first) throw fail();
     }

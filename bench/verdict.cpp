@@ -38,29 +38,29 @@ std::string words(const Gain& g) {
                          : figure(1 / g.measured) + "x slower (ideal " + figure(1 / g.ideal) + "x)";
 }
 
-// The rows of one type and level, on all threads; without the rows whose result was wrong. Of several levels the one that a run
-// has by itself.
+// The rows of one type and level, on all threads; without the rows whose result was wrong.
 class Rows {
  public:
-  explicit Rows(std::span<const Result> results) {
-    const std::string usual = name(fastest_impl());
+  Rows(std::span<const Result> results, Impl level) {
     for (const Result& r : results) {
-      if (!r.error.empty() || r.name.threads != "all" || !(r.seconds > 0)) continue;
+      if (!r.error.empty() || r.name.threads != "all" || r.name.impl != name(level) || !(r.seconds > 0)) continue;
       rows_.push_back(&r);
-      if (r.name.model != "none" && (!first_ || (first_->name.impl != usual && r.name.impl == usual))) first_ = &r;
+      if (r.name.model != "none" && !first_) first_ = &r;
     }
   }
 
   bool empty() const { return !first_; }
   const std::string& dtype() const { return first_->name.dtype; }
+  DType weights() const {
+    return *std::ranges::find(kWeightTypes, dtype(), [](DType type) { return std::string(name(type)); });
+  }
   const std::string& impl() const { return first_->name.impl; }
 
   std::vector<const Result*> of(const std::string& op) const {
     std::vector<const Result*> found;
     if (empty()) return found;
     for (const Result* r : rows_)
-      if (r->name.op == op && r->name.impl == impl() && (r->name.model == "none" || r->name.dtype == dtype()))
-        found.push_back(r);
+      if (r->name.op == op && (r->name.model == "none" || r->name.dtype == dtype())) found.push_back(r);
     return found;
   }
 
@@ -83,7 +83,7 @@ class Rows {
   std::vector<std::pair<std::string, std::vector<double>>> roofs() const {
     std::vector<std::pair<std::string, std::vector<double>>> all;
     for (const Result* r : rows_) {
-      if (r->name.impl != impl() || r->name.model == "none") continue;
+      if (r->name.model == "none") continue;
       if (all.empty() || all.back().first != r->name.op) all.push_back({r->name.op, {}});
       all.back().second.push_back(r->counters.at("roof"));
     }
@@ -273,7 +273,7 @@ void print_experts(const Model& model, const std::vector<Experts>& batches, std:
 // the larger of their bytes' time and of B tokens' arithmetic.
 class DenseEquivalent {
  public:
-  DenseEquivalent(const Model& model, double flops_per_second, double bytes_per_second)
+  DenseEquivalent(const Model& model, DType weights, double flops_per_second, double bytes_per_second)
       : layers_(static_cast<double>(model.moe_layers())),
         expert_(3.0 * static_cast<double>(model.hidden_size) * static_cast<double>(model.moe_intermediate_size)),
         shared_(3.0 * static_cast<double>(model.hidden_size) *
@@ -282,14 +282,14 @@ class DenseEquivalent {
         experts_(model.n_routed_experts),
         top_k_(model.num_experts_per_tok),
         flops_(flops_per_second),
-        bytes_(bytes_per_second) {}
+        parameters_(bytes_per_second * 8 / static_cast<double>(bits_of(weights))) {}
 
   // Parameters, in 1e9.
   double ideal(int64_t batch) const {
     const double touched = experts_touched(experts_, top_k_, batch);
     const auto tokens = static_cast<double>(batch);
     const double routed =
-        std::max(2 * touched * expert_ / bytes_, 2 * tokens * static_cast<double>(top_k_) * expert_ / flops_);
+        std::max(touched * expert_ / parameters_, 2 * tokens * static_cast<double>(top_k_) * expert_ / flops_);
     return (rest_ + layers_ * (shared_ + routed / seconds_per_parameter(tokens))) * 1e-9;
   }
   // With the experts' time as measured against a dense FFN of equal active size; the rest of the model is as dense as any.
@@ -321,11 +321,11 @@ class DenseEquivalent {
 
  private:
   static constexpr int64_t kMost = 4096;
-  double seconds_per_parameter(double tokens) const { return std::max(2 / bytes_, 2 * tokens / flops_); }
+  double seconds_per_parameter(double tokens) const { return std::max(1 / parameters_, 2 * tokens / flops_); }
 
   double layers_, expert_, shared_, rest_;
   int64_t experts_, top_k_;
-  double flops_, bytes_;
+  double flops_, parameters_;  // a second, from memory
 };
 
 // KV heads whose attention takes as long as `seconds`, between the heads that were timed.
@@ -374,7 +374,7 @@ void print_sentence(const Rows& rows, const Model& model, const std::vector<Deco
                     const std::vector<Experts>& batches, std::ostream& out) {
   const auto flops = rows.peak("fma_peak", "gflops"), bytes = rows.peak("stream_read", "gbs");
   if (!flops || !bytes || decodes.empty()) return;
-  const DenseEquivalent dense(model, *flops, *bytes);
+  const DenseEquivalent dense(model, rows.weights(), *flops, *bytes);
 
   const Experts *one = nullptr, *worst = nullptr, *again = nullptr;
   const int64_t dense_again = dense.dense_again();
@@ -435,7 +435,7 @@ void print_verdict(const Suite& suite, std::span<const Result> results, const Pr
   print_whole_models(suite, results, price, out);
   print_pace(results, out);
   if (suite.profile() == Profile::model) return;  // its other rows are parts
-  const Rows rows(results);
+  const Rows rows(results, suite.level());
   if (rows.empty()) return;
   // Models with experts or with MLA that were timed, the one with both kinds of rows last: it gives the sentence.
   std::vector<std::string> names;
@@ -445,7 +445,8 @@ void print_verdict(const Suite& suite, std::span<const Result> results, const Pr
       names.push_back(r->name.model);
     }
   if (names.empty()) {
-    out << "\nNo verdict: this run timed neither MLA nor experts.\n";
+    if (rows.of("decode_step").empty() && rows.of("prefill_step").empty())
+      out << "\nNo verdict: this run timed neither MLA nor experts.\n";
     return;
   }
   out << "\nVerdict (" << rows.dtype() << ", " << rows.impl()
@@ -474,7 +475,7 @@ void print_verdict(const Suite& suite, std::span<const Result> results, const Pr
 }
 
 std::map<std::string, std::string> dense_equivalents(const Suite& suite, std::span<const Result> results) {
-  const Rows rows(results);
+  const Rows rows(results, suite.level());
   std::set<std::string> names;
   for (const Result* r : rows.of("moe_experts")) names.insert(r->name.model);
   const auto flops = rows.peak("fma_peak", "gflops"), bytes = rows.peak("stream_read", "gbs");
@@ -485,7 +486,7 @@ std::map<std::string, std::string> dense_equivalents(const Suite& suite, std::sp
   for (const std::string& name : names) {
     if (!flops || !bytes) break;
     try {
-      const DenseEquivalent dense(suite.model(name), *flops, *bytes);
+      const DenseEquivalent dense(suite.model(name), rows.weights(), *flops, *bytes);
       for (std::string* curve : {&ideal, &measured}) *curve += (curve->empty() ? "" : "; ") + name + ":";
       for (int64_t batch : DenseEquivalent::curve_batches()) add(ideal, batch, dense.ideal(batch));
       for (const Experts& b : experts(rows, name))

@@ -67,6 +67,14 @@ void add_mla(Suite& suite, const Model& model, const MlaLayer::Shape& s, DType d
 
 }  // namespace
 
+void skip_too_large(Suite& suite, const std::string& op, const Model& model, const std::string& key, DType dtype,
+                    double bytes) {
+  std::ostringstream reason;
+  reason << "memory: a single layer and what surrounds the layers take " << static_cast<int64_t>(bytes) << " bytes in "
+         << name(dtype) << ", more than the " << suite.arena_bytes() << " of the arena";
+  suite.skip(op + "/.../" + model.name + '/' + key, reason.str());
+}
+
 void add_parts(Suite& suite, const Model& model, const DecodeStep::Shape& shape, DType dtype) {
   const Suite::Choice in_dtype{.dtypes = {dtype}};
   // What a rival shares with its base is a row of the base's.

@@ -19,6 +19,10 @@ std::vector<Model> rivals_in_ffn(const Model& model);
 // Every op of `shape` as a row of its own, in `dtype`; rows that there are already stay as they are.
 void add_parts(Suite& suite, const Model& model, const DecodeStep::Shape& shape, DType dtype);
 
+// Says that a model is not run, of which one layer, and what surrounds the layers, take so many bytes.
+void skip_too_large(Suite& suite, const std::string& op, const Model& model, const std::string& key, DType dtype,
+                    double bytes);
+
 // `shape_of(layers)` with all of the model's layers, or as many as the arena holds in each type.
 template <class Op, auto Reference, class ShapeOf>
 void add_whole_model(Suite& suite, const Model& model, const ShapeOf& shape_of) {
@@ -27,6 +31,11 @@ void add_whole_model(Suite& suite, const Model& model, const ShapeOf& shape_of) 
       // Slices are aligned, and what does not fit the end of the arena leaves a gap.
       return 1.001 * DecodeStep::resident_bytes(shape_of(n), dtype) <= static_cast<double>(suite.arena_bytes());
     };
+    if (!fits(1)) {
+      skip_too_large(suite, Op::name, model, Op::key(shape_of(1)), dtype,
+                     DecodeStep::resident_bytes(shape_of(1), dtype));
+      continue;
+    }
     int64_t layers = 1;
     for (int64_t most = model.need(&Model::num_hidden_layers); layers < most;) {
       const int64_t middle = (layers + most + 1) / 2;

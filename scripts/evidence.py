@@ -120,14 +120,14 @@ class Lacking(Exception):
 
 
 class Evidence:
-    """The rows of a run that can be compared: on all threads, of one level and type. The accounts by model."""
+    """The rows of a run that can be compared: on all threads, of one level and type, routed uniformly. The accounts by model."""
 
     def __init__(self, result, accounts):
         self._accounts = accounts
         usable = [row for row in result.rows
                   if row.time > 0 and row.roof > 0 and row.keys.get("threads") == "all"
                   and row.impl == result.context.get("mmb.impl_used")
-                  and all(row.keys.get(knob, "0") in ("0", "none") for knob in ("skew", "overlap"))]
+                  and row.uniformly_routed]
         dtypes = [row.dtype for row in usable if row.model != "none"]
         dtype = "bf16" if "bf16" in dtypes else next(iter(dtypes), None)
         self._rows = [row for row in usable if row.dtype == dtype]
@@ -158,7 +158,7 @@ class Evidence:
         """A model, and [(tokens, its experts, dense of equal active size, dense of equal total size)] by tokens."""
         for model in (V3, V2, LITE):
             batches = []
-            for moe in self.rows("moe_experts", model=model, routing="uniform", overlap=None):
+            for moe in self.rows("moe_experts", model=model):
                 rivals = [self.row("dense_ffn", model=f"{model}~{size}", tokens=moe.keys["tokens"])
                           for size in ("dense_active", "dense_total")]
                 if all(rivals):
@@ -197,8 +197,7 @@ class Evidence:
 
         command = f"bench_mla run --op mla_decode,decoder_layer --model {V3}"
 
-        steps = by_context([row for row in self.rows("decode_step", model=V3, batch=1, q=1) if row.uniformly_routed],
-                           lambda row: row.whole_seconds)
+        steps = by_context(self.rows("decode_step", model=V3, batch=1, q=1), lambda row: row.whole_seconds)
         if len(steps) > 1:
             return "a whole decode step", [context for context, _ in steps], *line(steps)
         core = by_context(self.rows("mla_decode", "absorbed", V3, batch=1, q=1), lambda row: row.time)

@@ -297,7 +297,7 @@ def close_to_others(e, entry):
        "Take a layer of a decode step apart: time, FLOPs, bytes, share of the ideal; put a dense FFN for the experts.")
 def why_fast(e, entry):
     layer = e.row("decoder_layer", model=V3, batch=1, q=1, attention="absorbed")
-    moe, dense = (e.row("moe_experts", model=V3, tokens=1, routing="uniform"),
+    moe, dense = (e.row("moe_experts", model=V3, tokens=1),
                   e.row("dense_ffn", model=f"{V3}~dense_total", tokens=1))
     if not layer or not moe or not dense:
         raise Lacking("a whole layer, its experts and a dense FFN of equal total size",
@@ -633,7 +633,7 @@ def kernel_and_step(e, entry):
     ratio = e.account(LLAMA_70B, "active_parameters") / e.account(V3, "active_parameters")
     entry.figure = (f"there a token's bytes over its time are {percent(whole)} of the bandwidth; by bytes it should be "
                     f"{times(ratio)} as fast as {LLAMA_70B}, and was {written('xeon_70b_ratio')}")
-    kernel = e.row("moe_experts", model=V3, tokens=1, routing="uniform")
+    kernel = e.row("moe_experts", model=V3, tokens=1)
     step = (e.row("decode_step", model=V3, batch=1, q=1)
             or e.row("decoder_layer", model=V3, batch=1, attention="absorbed"))
     if not kernel or not step:

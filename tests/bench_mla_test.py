@@ -354,6 +354,27 @@ class BenchMla(unittest.TestCase):
         self.assertEqual({name.split("tokens:2/")[1].split("/threads")[0] for name in linear},
                          {"in_features:88/out_features:70", "in_features:70/out_features:101"}, names)
 
+    def test_the_verdict_on_whole_models_is_about_one_level_and_a_cache_beside_its_own_kind(self):
+        impl = self.result["benchmarks"][-1]["name"].split("/")[3]
+        file = self.path("whole.json")
+        outcome = run("run", "--profile", "smoke", "--op", "decode_step", "--model", "tiny-mla-moe", "--batch", "1",
+                      "--context", "33", "--new-tokens", "1", "--cache-dtype", "bf16,int8", "--dtype", "bf16", "--impl",
+                      f"reference,{impl}", "--out", file)
+        self.assertEqual(outcome.returncode, 0, outcome.stderr)
+        result = load(file)
+        tables = result["context"]["mmb.verdict"].split("\nWhole ")[1:]
+        rates = {row["name"]: row.get("model_tokens_per_second") for row in result["benchmarks"]}
+        self.assertGreaterEqual(len(tables), 2)
+        for table in tables:
+            self.assertIn(f", {impl} kernels", table)
+            self.assertEqual(sum(line.lstrip().startswith("1 ") for line in table.splitlines()), 1, table)
+            self.assertNotIn("Long thinking", table)
+            cache = "" if " bf16 cache" in table else "/cache:int8"
+            algo = "integer" if "dot products" in table else "composed"
+            dense = rates[f"decode_step/{algo}/bf16/{impl}/tiny-mla-moe~dense_active/batch:1/q:1/ctx:33{cache}/layers:3"
+                          "/threads:all"]
+            self.assertIn(f" {dense:.1f} ", table)
+
     def test_peaks_alone_are_a_run(self):
         file = self.path("peaks.json")
         outcome = run("run", "--profile", "smoke", "--op", "fma_peak,stream_read", "--out", file)

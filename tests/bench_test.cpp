@@ -131,7 +131,7 @@ TEST(Flags, Counts) {
   EXPECT_EQ(counts("1k..16k*2"), (std::vector<int64_t>{1024, 2048, 4096, 8192, 16384}));
   EXPECT_EQ(counts("0,1..100*10,10"), (std::vector<int64_t>{0, 1, 10, 100}));
   for (const char* bad : {"", ",", "1,", "-1", "1.5", "1..", "..2", "4..1", "1..8*1", "1..8*", "0..8*2", "1 2", "k",
-                          "1x", "99999999999999999999", "2000000k", "1..1m", "1..100000"}) {
+                          "1x", "99999999999999999999", "2000000k", "1..1m", "1..100000", "4..8*4611686018427387904"}) {
     try {
       counts(bad);
       ADD_FAILURE() << "accepted '" << bad << "'";
@@ -278,6 +278,41 @@ TEST(Rows, ACounterfactualNamedBesideItsModelIsOneRow) {
   EXPECT_EQ(rows({"DeepSeek-V2-Lite", "DeepSeek-V2-Lite~mha"}), rows({"DeepSeek-V2-Lite"}));
 }
 
+TEST(Rows, ConclusionsAreAboutTheLevelThatARunHasByItself) {
+  const auto level = [](std::vector<std::string> ops, std::vector<Impl> impls, Profile profile) {
+    Selection selection;
+    selection.profile = profile;
+    selection.ops = std::move(ops);
+    selection.impls = std::move(impls);
+    selection.memory = int64_t{1} << 30;
+    Suite suite(selection);
+    suite.add_rows();
+    return suite.level();
+  };
+  EXPECT_EQ(level({"fma_peak", "rms_norm"}, {}, Profile::full), fastest_impl());  // the ruler has rows of every level
+  EXPECT_EQ(level({"fma_peak"}, {}, Profile::full), fastest_impl());
+  EXPECT_EQ(level({"rms_norm"}, {Impl::reference, fastest_impl()}, Profile::smoke), fastest_impl());
+  EXPECT_EQ(level({"rms_norm"}, {Impl::reference}, Profile::smoke), Impl::reference);
+}
+
+TEST(Rows, AModelOfWhichNoLayerFitsIsSkipped) {
+  Selection selection;
+  selection.profile = Profile::model;
+  selection.ops = {"decode_step"};
+  selection.models = {"DeepSeek-V3", "tiny-mla-moe"};
+  selection.batches = {1};
+  selection.contexts = {33};
+  selection.memory = int64_t{1} << 30;
+  Suite suite(selection);
+  suite.add_rows();
+  for (const Row& row : suite.rows()) EXPECT_EQ(row.name.model.find("DeepSeek"), std::string::npos) << row.name.text();
+  EXPECT_FALSE(suite.rows().empty());
+  ASSERT_FALSE(suite.skipped().empty());
+  const auto& [row, reason] = suite.skipped().front();
+  EXPECT_EQ(row.find("decode_step/.../DeepSeek-V3/batch:1/"), 0u) << row;
+  EXPECT_NE(reason.find("memory: a single layer"), std::string::npos) << reason;
+}
+
 TEST(Rows, NamesHaveEveryPart) {
   Selection selection;
   selection.profile = Profile::smoke;
@@ -366,6 +401,15 @@ TEST(Pace, IsARowsPeakOverTheMiddleOfItsKind) {
   EXPECT_EQ(nothing.str(), "");
 }
 
+TEST(WholeModel, LayersThatWereNotRunCount) {
+  Result result;
+  result.name.key = "batch:2/q:3/ctx:9/layers:1";
+  result.seconds = 5;
+  EXPECT_EQ(whole_seconds(result), 5);
+  result.counters["model_tokens_per_second"] = 0.5;
+  EXPECT_EQ(whole_seconds(result), 12);
+}
+
 TEST(WholeModel, DraftsPayFromWhereTheirCostIsMet) {
   EXPECT_DOUBLE_EQ(tokens_per_step(0.5, 1), 1.5);
   EXPECT_DOUBLE_EQ(tokens_per_step(0.5, 3), 1 + 0.5 + 0.25 + 0.125);
@@ -375,8 +419,7 @@ TEST(WholeModel, DraftsPayFromWhereTheirCostIsMet) {
 }
 
 TEST(WholeModel, ALineThroughContextsIsFoundAndSummed) {
-  const std::pair<double, double> points[] = {{0, 10}, {100, 12}, {400, 18}};
-  const ContextFit fit = fit_context(points);
+  const ContextFit fit = fit_context({{0, 10}, {100, 12}, {400, 18}});
   EXPECT_NEAR(fit.a, 10, 1e-12);
   EXPECT_NEAR(fit.c, 0.02, 1e-12);
   // 1000 tokens from 100 on: the mean context is 600.

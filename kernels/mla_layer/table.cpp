@@ -66,10 +66,12 @@ std::string MlaLayer::key(const Shape& shape) {
 
 std::vector<Component> MlaLayer::parts(const Shape& shape, DType dtype, std::string_view algo) {
   const MlaDecode::Shape attention = attention_shape(shape);
-  return {part_of<MlaProject>(
-              {shape.batch, shape.new_tokens, shape.context, shape.hidden_size, shape.num_attention_heads,
-               shape.q_lora_rank, shape.kv_lora_rank, shape.qk_nope_head_dim, shape.qk_rope_head_dim, shape.cache},
-              dtype),
+  Component project = part_of<MlaProject>(
+      {shape.batch, shape.new_tokens, shape.context, shape.hidden_size, shape.num_attention_heads, shape.q_lora_rank,
+       shape.kv_lora_rank, shape.qk_nope_head_dim, shape.qk_rope_head_dim, shape.cache},
+      dtype);
+  project.cost.kv_bytes = 0;  // the rows that it appends are among those that attention reads
+  return {project,
           shape.new_tokens == 1 ? part_of<MlaDecode>(attention, dtype, algo == "expanded" ? "reexpanded" : algo)
                                 : part_of<MlaPrefill>(attention, dtype, algo),
           part_of<Linear>({units(shape), shape.num_attention_heads * shape.v_head_dim, shape.hidden_size}, dtype)};

@@ -258,7 +258,7 @@ def test_rows_that_cannot_be_compared_are_left_alone(accounts):
     usual = claims.ledger(run(), accounts)
     absurd = []
     for name in SECONDS:
-        skewed, other = row(f"{name}/skew:1.2", 1e-6), row(name.replace("/avx512/", "/avx2/"), 1e-6)
+        skewed, other = row(f"{name}/overlap:0.4", 1e-6), row(name.replace("/avx512/", "/avx2/"), 1e-6)
         wrong, single = row(name, 1e-6), Row(f"{name}/threads:1", seconds=np.array([1e-6]), counters={"roof": 1.0})
         wrong.error, wrong.seconds = "wrong result", np.empty(0)
         absurd += [skewed, other, wrong, single, row(name.replace("/bf16/", "/int4/"), 1e-6)]
@@ -284,6 +284,12 @@ def test_one_missing_row_is_missed(accounts):
                          LAYER: {"G9", "N1", "F9"}}.items():
         entries = by_id(run({name: None}), accounts)
         assert {ident for ident, entry in entries.items() if entry["verdict"] == FROM_RUN} == idents, name
+
+
+def test_a_skewed_router_is_no_evidence(accounts):
+    uniform, skewed = (f"{EXPERTS}1/routing:{name}" for name in ("uniform", "zipf1"))
+    entries = by_id(run({uniform: None, skewed: SECONDS[uniform]}), accounts)
+    assert {ident for ident, entry in entries.items() if entry["verdict"] == FROM_RUN} == {"N1", "F9"}
 
 
 def test_without_accounts_nothing_is_made_up():
