@@ -230,7 +230,10 @@ void Suite::push(Row row) {
       throw Error(text.str());
     }
     // Only then can a piece be larger than the arena: caches of uneven lengths take up to twice what is read of them.
-    if (row.cost.weight_bytes + 2 * row.cost.kv_bytes > static_cast<double>(arena_bytes_)) row.prepare();
+    if (row.cost.weight_bytes + 2 * row.cost.kv_bytes > static_cast<double>(arena_bytes_)) {
+      Arena untouched = Arena::untouched(arena_bytes_);
+      row.prepare(untouched);
+    }
     rows_.push_back(std::move(row));
   } catch (const Error& error) {
     skip(name, error.what());
@@ -259,7 +262,7 @@ Subject& Suite::ready(Row& row) {
     ready_row_ = nullptr;
     ready_.reset();
     const int64_t taken = arena().taken();
-    ready_ = row.prepare();
+    ready_ = row.prepare(arena());
     row.reads_arena = arena().taken() > taken;
     ready_row_ = &row;
   }

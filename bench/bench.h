@@ -64,7 +64,7 @@ struct Row {
   double verify_seconds = 0.1;             // of the reference
   int64_t tokens = 0;                      // per iteration
   std::map<std::string, double> counters;  // those that the shape alone decides
-  std::function<std::unique_ptr<Subject>()> prepare;
+  std::function<std::unique_ptr<Subject>(Arena&)> prepare;
   std::optional<Verification> verification;  // of its first run
 };
 
@@ -324,8 +324,8 @@ void Suite::add(const Model& model, const typename Op::Shape& shape, const Choic
           detail::count_experts(shape, row.counters);
           if constexpr (requires { Op::useful_flops(shape); })
             if (Op::useful_flops(shape) != row.cost.flops) row.counters["useful_flops"] = Op::useful_flops(shape);
-          row.prepare = [this, kernel, shape, dtype] {
-            return std::make_unique<detail::OpSubject<Op, Reference>>(kernel, shape, dtype, arena(), selection_.seed);
+          row.prepare = [this, kernel, shape, dtype](Arena& arena) {
+            return std::make_unique<detail::OpSubject<Op, Reference>>(kernel, shape, dtype, arena, selection_.seed);
           };
           push(std::move(row));
         }

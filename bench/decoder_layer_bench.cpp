@@ -18,9 +18,8 @@ void register_decoder_layer(Suite& suite) {
                 for (DType cache : suite.caches(model))
                   for (const Routing& routing : suite.routings(model))
                     suite.add<DecoderLayer, reference::decoder_layer<double>>(
-                        model,
-                        DecoderLayer::shape(model, model.need(&Model::num_hidden_layers) - 1, batch, new_tokens,
-                                            new_tokens == 1 ? context : context + new_tokens, 0, routing, cache));
+                        model, DecoderLayer::shape(model, model.need(&Model::num_hidden_layers) - 1, batch, new_tokens,
+                                                   new_tokens == 1 ? context : context + new_tokens, routing, cache));
       });
 }
 

@@ -14,7 +14,7 @@ void register_mla_layer(Suite& suite) {
           for (DType cache : suite.caches(model))
             suite.add<MlaLayer, reference::mla_layer_absorbed<double>>(
                 model,
-                MlaLayer::shape(model, batch, new_tokens, new_tokens == 1 ? context : context + new_tokens, 0, cache));
+                MlaLayer::shape(model, batch, new_tokens, new_tokens == 1 ? context : context + new_tokens, cache));
   });
 }
 

@@ -87,8 +87,8 @@ void print_table(std::span<const Result> results, const std::vector<Step>& all, 
     out << '\n';
   }
   if (marked)
-    out << "  ! measured while the machine's peaks were more than a quarter off their middle: left out of what "
-           "follows.\n";
+    out << "  ! measured while the machine's peaks were more than a quarter off their middle, or below what the row "
+           "reached: left out of what follows.\n";
 }
 
 // Multi-token prediction: a draft for each new token but the first.
@@ -101,8 +101,8 @@ void print_drafts(const std::vector<Step>& all, const std::vector<const Step*>& 
     const double least = break_even_acceptance(cost, drafts);
     // DeepSeek-V3, arXiv:2412.19437, section 5.4.3: 85 to 90 % of second tokens accepted, 1.8 times the tokens per second.
     constexpr double kPublishedAcceptance = 0.85;
-    out << "  Verifying " << drafts << (drafts == 1 ? " draft" : " drafts") << " of one sequence on " << s->cached
-        << " tokens takes " << text("%.2f", cost)
+    out << "  Verifying " << drafts << (drafts == 1 ? " draft" : " drafts") << " of one sequence on "
+        << tokens(s->cached) << " takes " << text("%.2f", cost)
         << " steps' time: " << (least > 1 ? "it never pays" : text("it pays from %.0f%% acceptance on", 100 * least))
         << "; at 85%, " << text("%.2f", tokens_per_step(kPublishedAcceptance, drafts) / cost)
         << "x the tokens/s, the drafts themselves not counted";
@@ -114,6 +114,7 @@ void print_drafts(const std::vector<Step>& all, const std::vector<const Step*>& 
 void print_thinking(const std::vector<Step>& all, const std::string& model, const std::string& dtype,
                     std::ostream& out) {
   std::vector<std::pair<std::string, ContextFit>> forms;
+  std::string lacking;
   for (const auto& [suffix, label] :
        {std::pair<const char*, const char*>{"", "MLA"}, kRivals[0], kRivals[1], kRivals[2]}) {
     std::map<double, double> points;
@@ -122,10 +123,13 @@ void print_thinking(const std::vector<Step>& all, const std::string& model, cons
           s.new_tokens == 1 && s.usual_pace)
         points.emplace(s.cached, s.seconds());
     if (points.size() >= 2) forms.push_back({label, fit_context(points)});
+    if (points.size() == 1)
+      lacking += text("    %-6s was timed at one context alone at the usual pace; a line takes two\n", label);
   }
   if (forms.empty()) return;
   out << "  Long thinking, batch 1, time of a token = a + c T after T tokens, and 32K tokens from a prompt of 1K:\n";
   for (const auto& [label, fit] : forms) out << text("    %-6s ", label.c_str()) << long_thinking(fit) << '\n';
+  out << lacking;
   for (size_t i = 1; i < forms.size() && forms[0].first == "MLA"; ++i) {
     if (!forms[0].second.grows() || !forms[i].second.grows()) continue;
     const double at = crossover(forms[i].second, forms[0].second);
@@ -149,8 +153,9 @@ void print_price(const std::vector<Step>& decodes, const std::vector<Step>& pref
     for (const Step& s : all)
       if (s.result->name.model == model && s.result->name.dtype == dtype && s.usual_pace &&
           (s.new_tokens == 1 || &all == &prefills))
-        out << text("  %s, batch %lld on %lld tokens: %.2f USD a million tokens.\n", what,
-                    static_cast<long long>(s.batch), static_cast<long long>(s.cached), cost(s));
+        out << "  " << what << ", batch " << s.batch << " on " << tokens(s.cached)
+            << (&all == &prefills ? ", a prompt of " + tokens(s.new_tokens) : "")
+            << text(": %.2f%s USD a million tokens.\n", cost(s), s.result->counters.at("extrapolated") > 0 ? "*" : "");
   };
   out << text("  At %.2f USD an hour (the machine alone: no staff, no idle hours, no margin):\n", price.usd_per_hour);
   print(prefills, "input");

@@ -40,9 +40,9 @@ double Pace::beside(const Result& row) const {
 }
 
 bool Pace::usual(const Result& row) const {
-  constexpr double kFactor = 1.25;
+  constexpr double kFactor = 1.25, kMostRoof = 1.1;
   const double pace = beside(row);
-  return pace * kFactor >= 1 && pace <= kFactor;
+  return pace * kFactor >= 1 && pace <= kFactor && !(row.error.empty() && row.counters.at("roof") > kMostRoof);
 }
 
 void print_pace(std::span<const Result> results, std::ostream& out) {
@@ -52,12 +52,15 @@ void print_pace(std::span<const Result> results, std::ostream& out) {
     if (!pace.usual(row)) other.push_back(&row);
   if (other.empty()) return;
   out << "Pace: beside " << other.size() << " of " << results.size()
-      << " rows the machine's peaks were more than a quarter off their middle; "
-      << "their times are the machine's as much as the kernels'. Their roofs hold. Those farthest off:\n";
-  std::ranges::sort(other, std::greater(), [&](const Result* row) { return std::abs(std::log(pace.beside(*row))); });
+      << " rows the machine's peaks were more than a quarter off their middle, or below what the row reached; "
+      << "their times are the machine's as much as the kernels'. Those farthest off:\n";
+  std::ranges::sort(other, std::greater(), [&](const Result* row) {
+    return std::max(std::abs(std::log(pace.beside(*row))), std::log(row->counters.at("roof")));
+  });
   constexpr size_t kMost = 3;
   for (size_t i = 0; i < std::min(other.size(), kMost); ++i)
-    out << text("  %.2f  ", pace.beside(*other[i])) << other[i]->name.text() << '\n';
+    out << text("  %.2f, roof %.2f  ", pace.beside(*other[i]), other[i]->counters.at("roof")) << other[i]->name.text()
+        << '\n';
 }
 
 }  // namespace mmb

@@ -17,7 +17,7 @@ class Pace {
   // The peak that bounds the row, measured beside it, over the middle one of all such rows: on as many threads, with the
   // same instructions. 1 for a row that was wrong.
   double beside(const Result& row) const;
-  // Within a quarter of it, which is more than peaks differ by on a quiet machine.
+  // Within a quarter of it, which is more than peaks differ by on a quiet machine; and not below what the row reached itself.
   bool usual(const Result& row) const;
 
  private:

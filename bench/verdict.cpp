@@ -20,11 +20,8 @@ namespace {
 struct Timing {
   double measured, ideal;  // seconds
   bool memory_bound;
+  bool usual;  // pace
 };
-
-Timing timing(const Result& r) {
-  return {r.seconds, r.counters.at("roof") * r.seconds, r.counters.at("bound") == 1};
-}
 
 // How many times faster `to` is than `from`, measured and as the machine's peaks allow.
 struct Gain {
@@ -41,7 +38,7 @@ std::string words(const Gain& g) {
 // The rows of one type and level, on all threads; without the rows whose result was wrong.
 class Rows {
  public:
-  Rows(std::span<const Result> results, Impl level) {
+  Rows(std::span<const Result> results, Impl level) : pace_(results) {
     for (const Result& r : results) {
       if (!r.error.empty() || r.name.threads != "all" || r.name.impl != name(level) || !(r.seconds > 0)) continue;
       rows_.push_back(&r);
@@ -79,6 +76,10 @@ class Rows {
     return r ? std::optional(timing(*r)) : std::nullopt;
   }
 
+  Timing timing(const Result& r) const {
+    return {r.seconds, r.counters.at("roof") * r.seconds, r.counters.at("bound") == 1, pace_.usual(r)};
+  }
+
   // Of each op's rows, in the order of the run.
   std::vector<std::pair<std::string, std::vector<double>>> roofs() const {
     std::vector<std::pair<std::string, std::vector<double>>> all;
@@ -100,9 +101,14 @@ class Rows {
   }
 
  private:
+  Pace pace_;
   std::vector<const Result*> rows_;
   const Result* first_ = nullptr;
 };
+
+constexpr const char* kUnusualPace =
+    "  ! measured while the machine's peaks were more than a quarter off their middle, or below what the row reached: "
+    "left out of comparisons.\n";
 
 // One decode step of attention by the ways to cache it.
 struct Decode {
@@ -143,36 +149,42 @@ void print_cache(const Model& model, std::ostream& out) {
   out << ".\n";
 }
 
-void print_decode(const Model& model, const std::vector<Decode>& decodes, std::ostream& out) {
+void print_decode(const Rows& rows, const Model& model, const std::vector<Decode>& decodes, std::ostream& out) {
   out << "Attention of one decode step, one layer, batch 1, query to output (% of ideal):\n";
-  const auto cell = [](const std::optional<Timing>& t) {
-    return t ? text("%9.3f ms %3.0f%%", 1e3 * t->measured, 100 * t->ideal / t->measured) : text("%16s", "-");
+  bool marked = false;
+  const auto cell = [&](const std::optional<Timing>& t) {
+    if (!t) return text("%16s ", "-");
+    marked = marked || !t->usual;
+    return text("%9.3f ms %3.0f%%%s", 1e3 * t->measured, 100 * t->ideal / t->measured, t->usual ? " " : "!");
   };
-  out << text("  %8s %16s %16s %16s %16s %16s\n", "context", "MHA", "GQA-8", "MQA", "MLA absorbed", "MLA expanded");
+  out << text("  %8s %16s %17s %17s %17s %17s\n", "context", "MHA", "GQA-8", "MQA", "MLA absorbed", "MLA expanded");
   for (const Decode& d : decodes)
     out << text("  %8lld ", static_cast<long long>(d.context)) << cell(d.mha) << ' ' << cell(d.gqa8) << ' '
         << cell(d.mqa) << ' ' << cell(d.absorbed) << ' ' << cell(d.expanded) << '\n';
+  if (marked) out << kUnusualPace;
   for (const Decode& d : decodes) {
+    if (!d.absorbed->usual) continue;
     std::string compared;
     const auto against = [&](const char* name, const std::optional<Timing>& other) {
-      if (other) compared += (compared.empty() ? " " : ", ") + words(gain(*other, *d.absorbed)) + " than " + name;
+      if (other && other->usual)
+        compared += (compared.empty() ? " " : ", ") + words(gain(*other, *d.absorbed)) + " than " + name;
     };
     against("MHA", d.mha);
     against("GQA-8", d.gqa8);
     against("MQA", d.mqa);
     against("its own expanded cache", d.expanded);
-    if (!compared.empty()) out << "  At " << d.context << " tokens absorbed MLA is" << compared << ".\n";
+    if (!compared.empty()) out << "  At " << tokens(d.context) << " absorbed MLA is" << compared << ".\n";
     for (const Result* r : d.scaled) {
       out << "  With its latents in " << *key_word(r->name.key, "cache")
           << (r->name.algo == "integer" ? ", in dot products of integers" : "")
           << text(" (%.0f bytes a token) it takes %.3f ms, %.0f%% of ideal: ", r->counters.at("kv_bytes_per_token"),
                   1e3 * r->seconds, 100 * r->counters.at("roof"))
-          << words(gain(*d.absorbed, timing(*r))) << " than in plain ones.\n";
+          << words(gain(*d.absorbed, rows.timing(*r))) << " than in plain ones.\n";
     }
   }
   if (decodes.empty()) return;
   const Decode& last = decodes.back();
-  out << "  What bounds them at " << last.context << " tokens:";
+  out << "  What bounds them at " << tokens(last.context) << ":";
   const char* separator = " ";
   const auto bound = [&](const char* name, const std::optional<Timing>& t) {
     if (!t) return;
@@ -185,7 +197,7 @@ void print_decode(const Model& model, const std::vector<Decode>& decodes, std::o
   bound("MLA absorbed", last.absorbed);
   const double flops =
       static_cast<double>(attention_flops(model)) / static_cast<double>(attention_flops_expanded(model));
-  out << ". MLA trades bytes for FLOPs (" << figure(flops)
+  out << ". MLA trades bytes for FLOPs (for every cached token " << figure(flops)
       << "x those of its expanded form), so a cache ratio is not a speed-up.\n";
 }
 
@@ -207,12 +219,12 @@ void print_prefill(const Rows& rows, const Model& model, std::ostream& out) {
         std::find_if(points.begin(), points.end(), [](const auto& p) { return p.second.measured > 1; });
     out << "  On " << past << " cached: ";
     if (crossing == points.end())
-      out << "absorbed is faster up to " << points.back().first << " new tokens, the most timed";
+      out << "absorbed is faster up to " << points.back().first << " new, the most timed";
     else if (crossing == points.begin())
       out << "expanded is faster from " << crossing->first << " new token" << (crossing->first > 1 ? "s" : "") << " on";
     else
-      out << "absorbed is faster up to " << std::prev(crossing)->first << " new tokens, expanded from "
-          << crossing->first << " on";
+      out << "absorbed is faster up to " << std::prev(crossing)->first << " new, expanded from " << crossing->first
+          << " on";
     const double flops = absorbed_crossover(model, past);
     out << (past == 0 ? " (by FLOPs: expanded always)" : text(" (by FLOPs: from %.0f on)", flops));
     out << "; at " << points.back().first << " new tokens expanded is " << words(points.back().second) << ".\n";
@@ -239,34 +251,38 @@ std::vector<Experts> experts(const Rows& rows, const std::string& model) {
       if (*tokens > 1 && other != r && other->name.algo == r->name.algo && other->name.model == model &&
           key_value(other->name.key, "tokens") == tokens)
         skewed.push_back(other);
-    all.push_back({*tokens, r->counters.at("experts_touched"), timing(*r),
+    all.push_back({*tokens, r->counters.at("experts_touched"), rows.timing(*r),
                    rows.time("dense_ffn", "", model + "~dense_active", key),
                    rows.time("dense_ffn", "", model + "~dense_total", key), std::move(skewed)});
   }
   return all;
 }
 
-void print_experts(const Model& model, const std::vector<Experts>& batches, std::ostream& out) {
+void print_experts(const Rows& rows, const Model& model, const std::vector<Experts>& batches, std::ostream& out) {
   if (batches.empty()) return;
+  bool marked = false;
   out << "Experts of one " << model.name << " layer (" << model.n_routed_experts << ", top "
       << model.num_experts_per_tok << ") under uniform routing, the worst case for bytes:\n";
   for (const Experts& b : batches) {
     out << "  " << text("%3lld token%s %s", static_cast<long long>(b.tokens), b.tokens == 1 ? ", " : "s,", "")
         << text("%5.1f experts touched, ", b.touched) << milliseconds(b.moe.measured) << " ("
         << milliseconds(b.moe.measured / static_cast<double>(b.tokens)) << " a token, "
-        << text("%.0f%% of ideal, ", 100 * b.moe.ideal / b.moe.measured)
+        << text("%.0f%%%s of ideal, ", 100 * b.moe.ideal / b.moe.measured, b.moe.usual ? "" : "!")
         << (b.moe.memory_bound ? "memory" : "arithmetic") << ")";
-    if (b.active) out << "; " << words(gain(*b.active, b.moe)) << " than dense of equal active size";
-    if (b.total) out << "; " << words(gain(*b.total, b.moe)) << " than dense of equal total size";
+    marked = marked || !b.moe.usual;
+    const auto comparable = [&](const std::optional<Timing>& other) { return other && other->usual && b.moe.usual; };
+    if (comparable(b.active)) out << "; " << words(gain(*b.active, b.moe)) << " than dense of equal active size";
+    if (comparable(b.total)) out << "; " << words(gain(*b.total, b.moe)) << " than dense of equal total size";
     out << ".\n";
     const char* separator = "      ";
     for (const Result* r : b.skewed) {
       out << separator << r->name.key.substr(r->name.key.find('/') + 1)
-          << text(": %.0f experts, ", r->counters.at("experts_touched")) << words(gain(b.moe, timing(*r)));
+          << text(": %.0f experts, ", r->counters.at("experts_touched")) << words(gain(b.moe, rows.timing(*r)));
       separator = "; ";
     }
     if (!b.skewed.empty()) out << " than uniform.\n";
   }
+  if (marked) out << kUnusualPace;
 }
 
 // What a dense model of the same speed would weigh, from the machine's peaks: at batch B a dense model's P parameters take
@@ -345,6 +361,24 @@ void print_roofs(const Rows& rows, std::ostream& out) {
   for (const auto& [op, roofs] : rows.roofs()) {
     const auto [min, max] = std::minmax_element(roofs.begin(), roofs.end());
     out << separator << op << text(" %.0f", 100 * *min) << (roofs.size() > 1 ? text("-%.0f", 100 * *max) : "") << "%";
+    separator = ", ";
+  }
+  out << ".\n";
+}
+
+// Layers beside the sum of their ops, where the run has a row of each.
+void print_parts(std::span<const Result> results, Impl level, std::ostream& out) {
+  const RowsByName by_name = rows_by_name(results);
+  std::map<std::string, std::vector<double>> ratios;
+  for (const Result& r : results)
+    if (r.name.impl == name(level))
+      if (const auto parts = seconds_of_parts(r, by_name)) ratios[r.name.op].push_back(*parts / r.seconds);
+  if (ratios.empty()) return;
+  out << "The sum of a layer's ops over the layer:";
+  const char* separator = " ";
+  for (const auto& [op, list] : ratios) {
+    const auto [min, max] = std::minmax_element(list.begin(), list.end());
+    out << separator << op << text(" %.2f", *min) << (list.size() > 1 ? text("-%.2f", *max) : "");
     separator = ", ";
   }
   out << ".\n";
@@ -457,12 +491,13 @@ void print_verdict(const Suite& suite, std::span<const Result> results, const Pr
     const auto steps = decodes(rows, name);
     if (model.is_mla() && !steps.empty()) {
       print_cache(model, out);
-      print_decode(model, steps, out);
+      print_decode(rows, model, steps, out);
     }
     if (model.is_mla()) print_prefill(rows, model, out);
-    print_experts(model, experts(rows, name), out);
+    print_experts(rows, model, experts(rows, name), out);
   }
   print_roofs(rows, out);
+  print_parts(results, suite.level(), out);
   out << "What this cannot tell: quality, which no dense comparator here is matched in; real routing, which is not "
          "uniform; "
          "accelerators, networks and batches beyond those timed.\n\n";

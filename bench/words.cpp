@@ -22,4 +22,8 @@ std::string milliseconds(double seconds) {
   return figure(1e3 * seconds) + " ms";
 }
 
+std::string tokens(int64_t count) {
+  return std::to_string(count) + (count == 1 ? " token" : " tokens");
+}
+
 }  // namespace mmb

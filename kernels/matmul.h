@@ -41,11 +41,11 @@ MMB_OP constexpr int panels_beside(int tokens, DType weights) {
 // Token tiles of even height, at most kTileTokens: 32 tokens are 11 + 11 + 10, not 12 + 12 + 8. One tall tile where that is
 // enough: it needs a load for every FMA, but meets the weights as they come from memory, without widening them first.
 struct TokenTiles {
-  int64_t tokens, tiles;
-  MMB_OP TokenTiles(int64_t m, int64_t count) : tokens(m), tiles(count) {}
+  int64_t tiles, height, taller;  // `taller` tiles have a token more
+  MMB_OP TokenTiles(int64_t m, int64_t count) : tiles(count), height(m / count), taller(m % count) {}
   MMB_OP TokenTiles(int64_t m, DType weights)
       : TokenTiles(m, fits_tall_tile(m, weights) ? 1 : ceil_div(m, kTileTokens)) {}
-  MMB_OP int64_t begin(int64_t tile) const { return tokens * tile / tiles; }
+  MMB_OP int64_t begin(int64_t tile) const { return tile * height + min_of(tile, taller); }
 };
 
 // Panels that tiles of `tokens` tokens have side by side.

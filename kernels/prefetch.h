@@ -1,4 +1,4 @@
-// Prefetching into L2, beside a loop's own work. Evenly: bursts stall on L1's fill buffers, of which a line holds one for as long
+// Prefetching, into L2 where nothing else is said, beside a loop's own work. Evenly: bursts stall on L1's fill buffers, of which a line holds one for as long
 // as memory takes, and what the loop itself loads from L2 waits behind it. In the order of addresses, in several places at a
 // time: the hardware's own prefetchers run ahead in each, and most lines are near when their turn comes.
 #pragma once
@@ -15,13 +15,10 @@ struct Memory {
 
 namespace {
 
-// Parts [begin, end) of `parts` of the memory; one part.
-MMB_OP Memory parts_of(Memory memory, int64_t begin, int64_t end, int64_t parts) {
-  const int64_t from = memory.bytes * begin / parts;
-  return {memory.data + from, memory.bytes * end / parts - from};
-}
+// Part `index` of `parts` of the memory.
 MMB_OP Memory part(Memory memory, int64_t index, int64_t parts) {
-  return parts_of(memory, index, index + 1, parts);
+  const int64_t from = memory.bytes * index / parts;
+  return {memory.data + from, memory.bytes * (index + 1) / parts - from};
 }
 
 // A line at every step of a loop.
@@ -34,7 +31,7 @@ struct Prefetch {
   MMB_OP static constexpr int steps() {
     return 1;
   }
-  template <int kLines = 1>
+  template <int kLines>
   MMB_OP void fetch() {
     prefetch_l2(next);
     next += step;
@@ -107,17 +104,6 @@ struct Sequence {
     line += kLines * 64;
   }
 };
-
-// Among the instructions that make `sum`, and not before them all, where compilers would put it.
-template <class V>
-MMB_OP void prefetch_beside(V& sum, const char* p) {
-#if defined(__AVX512F__)
-  __asm__ volatile("prefetcht1 %1" : "+v"(sum) : "m"(*p));
-#else
-  prefetch_l2(p);
-  (void)sum;
-#endif
-}
 
 // All of the memory, evenly over the steps of several loops.
 struct BlockAhead {

@@ -79,15 +79,16 @@ struct Rows {
     const int64_t row = item % tiles(b) * tile_height(b), rows = min_of(tile_height(b), count(b) - row);
     return {b, item / tiles(b), row, rows, limit(b, row + rows - 1)};
   }
-  // (row, seen token) pairs of rows [begin, end) with the first `tokens` tokens.
-  MMB_OP int64_t pairs(int64_t b, int64_t begin, int64_t end, int64_t tokens) const {
-    int64_t sum = 0;
-    for (int64_t row = begin; row < end;) {
-      const int64_t next = min_of((row / group + 1) * group, end);
-      sum += (next - row) * min_of(limit(b, row), tokens);
-      row = next;
-    }
-    return sum;
+  // (row, seen token) pairs of the first `row` rows with the first `tokens` tokens.
+  MMB_OP int64_t pairs(int64_t b, int64_t row, int64_t tokens) const {
+    const int64_t past = a.sequences.context[b] - new_tokens(b), news = row / group,
+                  beyond = min_of(tokens - past, news),
+                  rising = beyond > 0 ? beyond : 0;  // new tokens that see fewer than `tokens`, or as many
+    return group * (past * rising + rising * (rising + 1) / 2 + (news - rising) * tokens) +
+           row % group * min_of(past + news + 1, tokens);
+  }
+  MMB_OP int64_t pairs(const Tile& tile, int64_t tokens) const {
+    return pairs(tile.sequence, tile.row + tile.rows, tokens) - pairs(tile.sequence, tile.row, tokens);
   }
 };
 
@@ -141,15 +142,18 @@ template <class Part>
 MMB_OP void combine(const Rows& rows, const Tile& tile, int64_t row, int64_t count, const Part& part_at) {
   float best = kLowest;
   for (int64_t i = 0; i < count; ++i) best = part_at(i).m[row] > best ? part_at(i).m[row] : best;
+  const auto weight_of = [&](int64_t i) {
+    return count == 1 ? broadcast(1) : exp2(broadcast(part_at(i).m[row] - best));
+  };
   Vec total = {};
-  for (int64_t i = 0; i < count; ++i) total += exp2(broadcast(part_at(i).m[row] - best)) * part_at(i).l[row];
+  for (int64_t i = 0; i < count; ++i) total += weight_of(i) * part_at(i).l[row];
   const auto out_of = [&](int64_t r) {
     return rows.a.out + rows.index(tile.sequence, tile.kv_head, tile.row + min_of(r, tile.rows - 1)) * rows.a.dv;
   };
   float *const out = out_of(row), *const later = out_of(row + 4);  // a prompt's rows are far apart
   for (int64_t d = 0; d < rows.a.dv; d += 16) __builtin_prefetch(later + d, 1);
   for (int64_t i = 0; i < count; ++i) {
-    const Vec weight = exp2(broadcast(part_at(i).m[row] - best)) / total;
+    const Vec weight = weight_of(i) / total;
     const float* o = part_at(i).o + row * rows.o_stride;
     for (int64_t d = 0; d < rows.a.dv; d += kLanes) {
       const int64_t n = min_of(kLanes, rows.a.dv - d);
@@ -171,10 +175,10 @@ struct Place {
 MMB_OP Place cut(const Rows& rows, int64_t index, int64_t parts) {
   const Sequences& s = rows.a.sequences;
   int64_t total = 0;
-  for (int64_t b = 0; b < s.batch; ++b) total += rows.a.kv_heads * rows.pairs(b, 0, rows.count(b), s.context[b]);
+  for (int64_t b = 0; b < s.batch; ++b) total += rows.a.kv_heads * rows.pairs(b, rows.count(b), s.context[b]);
   int64_t left = index < parts ? total * index / parts : total;
   for (int64_t b = 0; b < s.batch; ++b) {
-    const int64_t head = rows.pairs(b, 0, rows.count(b), s.context[b]), tiles = rows.tiles(b);
+    const int64_t head = rows.pairs(b, rows.count(b), s.context[b]), tiles = rows.tiles(b);
     if (left >= head * rows.a.kv_heads) {
       left -= head * rows.a.kv_heads;
       continue;
@@ -183,12 +187,12 @@ MMB_OP Place cut(const Rows& rows, int64_t index, int64_t parts) {
     left %= head;
     for (;; ++item) {
       const Tile tile = rows.tile(b, item);
-      const int64_t pairs = rows.pairs(b, tile.row, tile.row + tile.rows, tile.tokens);
+      const int64_t pairs = rows.pairs(tile, tile.tokens);
       if (left < pairs) {
         int64_t low = 0, high = tile.tokens;  // the first token at which `left` pairs are done
         while (low < high) {
           const int64_t middle = (low + high) / 2;
-          if (rows.pairs(b, tile.row, tile.row + tile.rows, middle) < left)
+          if (rows.pairs(tile, middle) < left)
             low = middle + 1;
           else
             high = middle;
@@ -225,8 +229,8 @@ MMB_OP void attend_tiles(const Rows& rows, int64_t most, const Work& work) {
   places[threads] = {rows.a.sequences.batch, 0, 0};
   while (!(at == end && at.token == 0)) {
     const Tile tile = rows.tile(at.sequence, at.item);
-    const bool shared =
-        at.same_item(end);  // with the next thread; a cut at the same token leaves this one an empty part
+    // With the next thread; a cut at the same token leaves this one an empty part.
+    const bool shared = at.same_item(end);
     const int64_t stop = shared ? end.token : tile.tokens;
     const Partial p = partial(self, at.token == 0);
     work(tile, at.token, stop, p);

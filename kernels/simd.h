@@ -1,6 +1,6 @@
 // The vector type of one instruction-set level and the few operations that plain C++ cannot spell. A kernel is written once
 // against this file and compiled once per level; +, -, *, comparisons and ?: on Vec are the compiler's own.
-// The only file with instruction-set #ifs. Everything has internal linkage: code compiled for AVX-512 must not become the
+// The file with instruction-set #ifs, but for the matrix unit's (tiles.h). Everything has internal linkage: code compiled for AVX-512 must not become the
 // program's copy of a shared inline function.
 #pragma once
 
@@ -497,6 +497,17 @@ MMB_OP void prefetch(const void* p) {
 }
 MMB_OP void prefetch_l2(const void* p) {
   __builtin_prefetch(p, 0, 2);
+}
+
+// Among the instructions that make `sum`, and not before them all, where compilers would put it.
+template <class V>
+MMB_OP void prefetch_beside(V& sum, const char* p) {
+#if defined(__AVX512F__)
+  __asm__ volatile("prefetcht1 %1" : "+v"(sum) : "m"(*p));
+#else
+  prefetch_l2(p);
+  (void)sum;
+#endif
 }
 
 // Adding this rounds to an integer, which is then in the low mantissa bits.

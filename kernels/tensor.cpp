@@ -325,7 +325,23 @@ PackedMatrix::PackedMatrix(std::span<const float> row_major, int64_t rows, int64
   }
 }
 
-Arena::Arena(int64_t bytes, uint64_t seed) : block_(round_up(bytes, 64), 0) {
+void Arena::Unmap::operator()(uint8_t* data) const {
+  munmap(data, static_cast<size_t>(bytes));
+}
+
+Arena Arena::untouched(int64_t bytes) {
+  Arena arena;
+  arena.bytes_ = round_up(std::max<int64_t>(bytes, 1), 64);
+  void* data = mmap(nullptr, static_cast<size_t>(arena.bytes_), PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (data == MAP_FAILED) throw std::bad_alloc();
+  arena.data_ = static_cast<uint8_t*>(data);
+  arena.untouched_ = {arena.data_, Unmap{arena.bytes_}};
+  return arena;
+}
+
+Arena::Arena(int64_t bytes, uint64_t seed)
+    : block_(round_up(bytes, 64), 0), data_(block_.data()), bytes_(block_.size()) {
   auto* out = reinterpret_cast<uint64_t*>(block_.data());
 #pragma omp parallel for schedule(static)
   for (int64_t i = 0; i < block_.size() / 8; ++i) {
@@ -363,11 +379,11 @@ double Arena::rms(DType dtype) {
 
 void* Arena::take(int64_t bytes) {
   bytes = round_up(bytes, 64);
-  if (bytes > block_.size())
+  if (bytes > bytes_)
     throw Error("memory: " + std::to_string(bytes) + " bytes in one piece do not fit the arena of " +
-                std::to_string(block_.size()));
-  if (next_ + bytes > block_.size()) next_ = 0;
-  void* data = block_.data() + next_;
+                std::to_string(bytes_));
+  if (next_ + bytes > bytes_) next_ = 0;
+  void* data = data_ + next_;
   next_ += bytes;
   taken_ += bytes;
   return data;

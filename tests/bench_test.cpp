@@ -362,7 +362,7 @@ TEST(Pace, IsARowsPeakOverTheMiddleOfItsKind) {
   const auto row = [](const char* key, double bound, double gbs, double gflops, const char* label = "fma_f32") {
     Result result;
     result.name = {"some", "algo", "bf16", "avx2", "M", key, "all"};
-    result.counters = {{"bound", bound}, {"peak_gbs", gbs}, {"peak_gflops", gflops}};
+    result.counters = {{"bound", bound}, {"peak_gbs", gbs}, {"peak_gflops", gflops}, {"roof", 1.05}};
     result.label = label;
     return result;
   };
@@ -382,16 +382,20 @@ TEST(Pace, IsARowsPeakOverTheMiddleOfItsKind) {
     EXPECT_DOUBLE_EQ(pace.beside(rows[i]), expected[i]) << rows[i].name.text();
     EXPECT_EQ(pace.usual(rows[i]), expected[i] != 0.5) << rows[i].name.text();
   }
+  rows[1].counters["roof"] = 1.2;  // faster than the peak beside it
+  EXPECT_FALSE(pace.usual(rows[1]));
+  rows[1].counters["roof"] = 1;
   std::ostringstream said, nothing;
   print_pace(rows, said);
   EXPECT_EQ(said.str().find("Pace: beside 2 of 8 rows"), 0);
-  EXPECT_NE(said.str().find("  0.50  some/algo/bf16/avx2/M/c:1/threads:all\n"), std::string::npos) << said.str();
+  EXPECT_NE(said.str().find("  0.50, roof 1.05  some/algo/bf16/avx2/M/c:1/threads:all\n"), std::string::npos)
+      << said.str();
   // Slower or faster, those farthest off come first.
   const std::vector<Result> uneven{row("a:1", 1, 20, 1), row("b:1", 1, 20, 1), row("c:1", 1, 15, 1),
                                    row("d:1", 1, 60, 1), row("e:1", 1, 20, 1)};
   std::ostringstream order;
   print_pace(uneven, order);
-  EXPECT_LT(order.str().find("  3.00  "), order.str().find("  0.75  ")) << order.str();
+  EXPECT_LT(order.str().find("  3.00, "), order.str().find("  0.75, ")) << order.str();
   Result wrong = row("i:1", 1, 1, 1);  // has no peaks
   wrong.error = "wrong";
   wrong.counters.clear();

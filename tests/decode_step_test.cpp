@@ -40,12 +40,11 @@ TEST(DecodeStep, IntegersAreAnotherArithmetic) {
   }
 }
 
-// DeepSeek-V3's fp8 cache: 656 bytes a token and layer, 40,016 a token; of the context's tokens, and of the new one, which is
-// written.
+// DeepSeek-V3's fp8 cache: 656 bytes a token and layer, 40,016 a token; of the context's tokens, the new one among them.
 TEST(DecodeStep, BytesOfDeepSeekV3sFp8Cache) {
   const Model model = load_model("DeepSeek-V3");
   const auto shape = DecodeStep::shape(model, model.num_hidden_layers, 1, 1, 4096, {}, DType::fp8);
-  EXPECT_EQ(DecodeStep::cost(shape, DType::fp8, "").kv_bytes, 40016. * 4097);
+  EXPECT_EQ(DecodeStep::cost(shape, DType::fp8, "").kv_bytes, 40016. * 4096);
   EXPECT_EQ(DecodeStep::key(shape), "batch:1/q:1/ctx:4096/cache:fp8/layers:61/routing:uniform");
 }
 
@@ -140,8 +139,8 @@ TEST(DecodeStep, ResidentBytesAreThoseAllocated) {
   layer.attention = DecoderLayer::Attention::absorbed;
   layer.ffn = DecoderLayer::Ffn::moe;
   layer.mla_layer = {2, 1, 64, 0, H, 4, 128, 128, 128, 128, 128};
-  layer.moe_layer.router = {2, H, 8, 3, 1, 1, MoeRouter::Scoring::sigmoid, MoeRouter::GroupScore::maximum, true, 1};
-  layer.moe_layer.experts = {2, H, 128, 8, 3, 128};
+  layer.moe_layer.router = {2, H, 16, 3, 1, 1, MoeRouter::Scoring::sigmoid, MoeRouter::GroupScore::maximum, true, 1};
+  layer.moe_layer.experts = {2, H, 128, 16, 3, 128};
   // Slices begin at lines, and vectors (norms, the router's bias) are not the arena's.
   const auto aligned = [](double bytes) { return std::abs(bytes) < 64 * 200; };
   for (DType dtype : kWeightTypes) {

@@ -157,13 +157,13 @@ TEST(DecoderLayer, ShapeOfAModel) {
   EXPECT_EQ(grouped.attention_layer.rotary_dim, 64);
   EXPECT_EQ(DecoderLayer::key(moe), "batch:2/q:1/ctx:4096/attention:absorbed/ffn:moe/routing:uniform");
   EXPECT_EQ(DecoderLayer::key(dense), "batch:2/q:1/ctx:4096/attention:absorbed/ffn:dense");
-  const auto skewed = DecoderLayer::shape(model, 3, 2, 1, 4096, 0, {.skew = 2});
+  const auto skewed = DecoderLayer::shape(model, 3, 2, 1, 4096, {.skew = 2});
   EXPECT_EQ(skewed.moe_layer.experts.routing.skew, 2);
   EXPECT_EQ(DecoderLayer::key(skewed), "batch:2/q:1/ctx:4096/attention:absorbed/ffn:moe/routing:zipf2");
-  const auto scaled = DecoderLayer::shape(model, 0, 1, 512, 512, 0, {}, DType::fp8);
+  const auto scaled = DecoderLayer::shape(model, 0, 1, 512, 512, {}, DType::fp8);
   EXPECT_EQ(scaled.attention, Attention::absorbed);
   EXPECT_EQ(DecoderLayer::key(scaled), "batch:1/q:512/past:0/cache:fp8/attention:absorbed/ffn:dense");
-  EXPECT_THROW(DecoderLayer::shape(load_model("DeepSeek-V3~gqa8"), 3, 2, 1, 4096, 0, {}, DType::fp8), Error);
+  EXPECT_THROW(DecoderLayer::shape(load_model("DeepSeek-V3~gqa8"), 3, 2, 1, 4096, {}, DType::fp8), Error);
 }
 
 }  // namespace

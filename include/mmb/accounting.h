@@ -1,12 +1,14 @@
 // The accounts of a whole model, from its config alone: parameters, KV cache, FLOPs, bytes, by batch and context.
 //
 // Conventions   one FLOP is one multiply or one add; softmax, norms and activations are not counted
-//   parameters  every tensor of the checkpoint (norms, biases and the router's correction bias too), but not the MTP
-//   layer active      what one decoded token reads and multiplies: the routed top-k and everything else but the input
-//   embedding KV          kv_lora_rank + qk_rope_head_dim elements a token and layer for MLA, else num_key_value_heads
-//   * (head_dim + v_head_dim) attention   2 * num_attention_heads * (head_dim + v_head_dim) FLOPs per cached token and
-//   layer (MLA: the expanded form);
-//               absorbed MLA 2 * num_attention_heads * (2 kv_lora_rank + qk_rope_head_dim)
+//   parameters  every tensor of the checkpoint (norms, biases and the router's correction bias too), but not the
+//               MTP layer
+//   active      what one decoded token reads and multiplies: the routed top-k and everything else but the input
+//               embedding
+//   KV          kv_lora_rank + qk_rope_head_dim elements a token and layer for MLA, else
+//               num_key_value_heads * (head_dim + v_head_dim)
+//   attention   2 * num_attention_heads * (head_dim + v_head_dim) FLOPs per cached token and layer (MLA: the
+//               expanded form); absorbed MLA 2 * num_attention_heads * (2 kv_lora_rank + qk_rope_head_dim)
 //   windows     a layer with a sliding window caches, and attends to, that many tokens at the most
 // Sources       DeepSeek-V2, arXiv:2405.04434 (MLA); DeepSeek-V3, arXiv:2412.19437 (active without the input embedding)
 #pragma once

@@ -51,9 +51,9 @@ struct AttentionLayer {
     float* y;
   };
 
-  static Shape shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context, int64_t shortest = 0);
+  static Shape shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context);
   static std::string key(const Shape& shape);
-  static std::vector<Component> parts(const Shape& shape, DType dtype);  // of its ops, one by one
+  static std::vector<Component> parts(const Shape& shape, DType dtype, std::string_view algo);  // of its ops
   static Cost cost(const Shape& shape, DType dtype, std::string_view algo);
   static int64_t units(const Shape& shape) { return shape.batch * shape.new_tokens; }  // a unit is a new token
   static std::span<const Kernel<AttentionLayer>> kernels();

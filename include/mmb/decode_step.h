@@ -40,8 +40,8 @@ struct DecodeStep {
     Matrix head;
     float* h;
     float* logits;
-    double*
-        seconds;  // [L + 2], null: not wanted. When the embedding, each layer and the head were done, by a steady clock
+    // [L + 2], null: not wanted. When the embedding, each layer and the head were done, by a steady clock.
+    double* seconds;
     const float* inputs = nullptr;  // of the layers, for a reference that checks them one by one; null: its own h
   };
 

@@ -48,7 +48,7 @@ struct DecoderLayer {
   // MLA in the algo that takes fewer FLOPs; absorbed over a cache with scales, and for single new tokens: to expand, every
   // sequence reads the weights again.
   static Shape shape(const Model& model, int64_t layer, int64_t batch, int64_t new_tokens, int64_t context,
-                     int64_t shortest = 0, const Routing& routing = {}, DType cache = DType::bf16);
+                     const Routing& routing = {}, DType cache = DType::bf16);
   // mla_layer's, in a layer of `algo` that has one.
   static std::string_view mla_algo(const Shape& shape, std::string_view algo);
   static std::string key(const Shape& shape);

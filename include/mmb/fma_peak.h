@@ -27,7 +27,7 @@ struct FmaPeak {
     int64_t products;  // 0: f(v) = a*v + b
     float* y;
   };
-  // Elements that a thread keeps in registers: the work of every level's kernel divides evenly by threads * kBlock.
+  // Elements that 24 registers of 16 lanes hold, which sizes are multiples of. Kernels that keep more at a time pad the last.
   static constexpr int64_t kBlock = 24 * 16;
 
   // That one step of an algo adds to a sum; 0 for fma_f32.

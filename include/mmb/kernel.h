@@ -126,6 +126,7 @@ concept Operator = requires(const typename Op::Shape& shape, typename Op::Proble
   { problem.expected() } -> std::same_as<const typename Op::Args&>;
   { problem.outputs(problem.args(), unit) } -> std::same_as<std::vector<Output>>;
   problem.next();
+  { problem.intact() } -> std::same_as<bool>;
 };
 
 // An op of a composite, by its first algo unless it is named.

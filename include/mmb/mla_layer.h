@@ -2,8 +2,8 @@
 //   q = mla_project(x), which appends to the latent cache;   y[n] = W_o mla(q[n], cache)
 // Algos   absorbed, integer: mla_decode's and mla_prefill's;   expanded: keys and values made from the latents in
 //         every step (mla_decode's reexpanded, mla_prefill's expanded)
-// Shapes  x, y [N, H] f32 · matrices as mla_project's and mla_decode's, W_o [H, nh*dv] in the row's type · cache
-//         [B, capacity, R+D] cache dtype
+// Shapes  x, y [N, H] f32 · matrices as mla_project's and mla_decode's, W_o [H, nh*dv] in the row's type ·
+//         cache [B, capacity] rows (latent_attention.h)
 // Cost    the sum of its ops': mla_project, mla_decode or mla_prefill, linear
 // Bound   at decode the weights until the batch is some ten sequences, then as mla_decode
 // Traps   as mla_project's and mla_decode's; the new tokens attend to their own rounded latents
@@ -50,8 +50,7 @@ struct MlaLayer {
     bool integer = false;  // as in mla_decode.h
   };
 
-  static Shape shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context, int64_t shortest = 0,
-                     DType cache = DType::bf16);
+  static Shape shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context, DType cache = DType::bf16);
   static std::string key(const Shape& shape);
   static std::vector<Component> parts(const Shape& shape, DType dtype,
                                       std::string_view algo);  // of its ops, one by one

@@ -41,8 +41,8 @@ struct Layer {
 };
 
 struct Model {
-  std::string
-      name;  // the file's stem, or its folder where the file is called config.json; counterfactuals append ~suffix
+  // The file's stem, or its folder where the file is called config.json; counterfactuals append ~suffix.
+  std::string name;
   std::string file;
   std::string model_type;
 
@@ -100,8 +100,9 @@ std::vector<std::string> bundled_models();
 std::string models_folder();  // where they are
 
 // The same model with one thing changed, and nothing matched in quality:
-//   mha, gqa8, mqa   all, 8 or 1 KV heads of the same head dims, K and V projected from the hidden state; the query
-//   path stays dense_active     in place of every MoE layer a dense FFN as wide as the experts that one token uses
+//   mha, gqa8, mqa   all, 8 or 1 KV heads of the same head dims, K and V projected from the hidden state; the
+//                    query path stays
+//   dense_active     in place of every MoE layer a dense FFN as wide as the experts that one token uses
 //   dense_total      ... as wide as all its experts
 Model counterfactual(const Model& model, const std::string& suffix);
 

@@ -30,7 +30,7 @@ struct MoeLayer {
 
   static Shape shape(const Model& model, int64_t tokens, const Routing& routing = {});
   static std::string key(const Shape& shape);
-  static std::vector<Component> parts(const Shape& shape, DType dtype);  // of its ops, one by one
+  static std::vector<Component> parts(const Shape& shape, DType dtype, std::string_view algo);  // of its ops
   static Cost cost(const Shape& shape, DType dtype, std::string_view algo);
   static int64_t units(const Shape& shape) { return shape.router.tokens; }  // a unit is a token
   static std::span<const Kernel<MoeLayer>> kernels();

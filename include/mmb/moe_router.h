@@ -1,8 +1,7 @@
 // moe_router: which experts a token goes to, and with what weights.
 //   l = gate x[n,:];   s = sigmoid(l) or softmax(l);   c = s + bias
-//   groups of E/n_group experts: only the topk_group groups of highest score may be chosen from, the others have c =
-//   -inf;
-//     a group's score is its highest c (group_limited_greedy) or the sum of its two highest (noaux_tc)
+//   groups of E/n_group experts: only the topk_group groups of highest score may be chosen from, the others have
+//     c = -inf; a group's score is its highest c (group_limited_greedy) or the sum of its two highest (noaux_tc)
 //   topk_indices[n,:] = the K experts of highest c, falling, ties by lowest index
 //   topk_weights[n,:] = routed_scaling_factor * s of those (/ their sum with norm_topk_prob): without the bias
 // Shapes  x [N, H] f32 · gate [E, H] f32 whatever the row's type, packed (tensor.h) · bias [E] f32 or null ·

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -199,17 +200,27 @@ class Arena {
   static double rms(DType dtype);
 
   explicit Arena(int64_t bytes, uint64_t seed = 1);
+  // Of zeros, which take no memory before they are touched: to find out what fits.
+  static Arena untouched(int64_t bytes);
   // The next `bytes` bytes, 64-byte aligned; starts again from the beginning where they would pass the end.
   void* take(int64_t bytes);
   // The next bytes are the first ones again.
   void rewind() { next_ = 0; }
-  int64_t bytes() const { return block_.size(); }
+  int64_t bytes() const { return bytes_; }
   // Bytes that were taken so far.
   int64_t taken() const { return taken_; }
 
  private:
+  struct Unmap {
+    int64_t bytes;
+    void operator()(uint8_t* data) const;
+  };
+  Arena() = default;
+
   Buffer<uint8_t> block_;
-  int64_t next_ = 0, taken_ = 0;
+  std::unique_ptr<uint8_t, Unmap> untouched_;  // instead of block_
+  uint8_t* data_ = nullptr;
+  int64_t bytes_ = 0, next_ = 0, taken_ = 0;
 };
 
 }  // namespace mmb

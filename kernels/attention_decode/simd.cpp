@@ -123,13 +123,13 @@ MMB_OP void score_panel(const float* q, int64_t dk, WideBlock& wide, const int32
   constexpr int kTokens = kAccumulators / NV, kSkip = W - NV;
   // Those before the first of the remaining vectors stops.
   const int64_t end = min_of(visible, limit[(kSkip + 1) * kLanes - 1] - wide.begin);
+  const int64_t ahead_of_token = ahead.bytes / visible, step = ahead_of_token * kTokens / dk;
   for (; first < end; first += kTokens) {
     if (first > kBlock - kTokens) first = kBlock - kTokens;
     wide.widen(first + kTokens);
     const int64_t stride = wide.block.k_stride;
     scores<NV, W>(q + kSkip * kLanes, dk, static_cast<const float*>(wide.block.k) + first * stride, stride,
-                  s + (first * W + kSkip) * kLanes,
-                  spread(parts_of(ahead, first, min_of(first + kTokens, visible), visible), 0, 1, dk));
+                  s + (first * W + kSkip) * kLanes, {ahead.data + first * ahead_of_token, step});
   }
   if constexpr (NV > 1) score_panel<W, NV - 1>(q, dk, wide, limit, first, visible, s, ahead);
 }
@@ -451,7 +451,8 @@ MMB_OP void panel_step(const Rows& rows, int64_t real, const float* q, WideBlock
   }
   const auto* v = static_cast<const float*>(wide.block.v);
   const int64_t vectors = ceil_div(rows.a.dv, kLanes), slices = ceil_div(vectors, max_vectors<float>(kValueRows)),
-                row_tiles = ceil_div(real, kValueRows);
+                row_tiles = ceil_div(real, kValueRows), ahead = v_ahead.bytes / (slices * row_tiles),
+                step = ahead / visible;
   for (int64_t i = 0; i < slices; ++i) {
     const int64_t first = vectors * i / slices, width = vectors * (i + 1) / slices - first;
     for (int64_t r = 0; r < row_tiles; ++r) {
@@ -459,7 +460,7 @@ MMB_OP void panel_step(const Rows& rows, int64_t real, const float* q, WideBlock
       if (seen <= 0) continue;
       mix_slice<float, kValueRows, 1>(first, width, w.s + row, kWidth, w.alpha + row, v, wide.block.v_stride, seen,
                                       p.o + row * rows.o_stride, rows.o_stride,
-                                      spread(v_ahead, i * row_tiles + r, slices * row_tiles, seen));
+                                      Prefetch{v_ahead.data + (i * row_tiles + r) * ahead, step});
     }
   }
 }

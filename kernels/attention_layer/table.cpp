@@ -37,14 +37,13 @@ std::span<const Kernel<AttentionLayer>> AttentionLayer::kernels() {
   return list;
 }
 
-AttentionLayer::Shape AttentionLayer::shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context,
-                                            int64_t shortest) {
+AttentionLayer::Shape AttentionLayer::shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context) {
   MMB_REQUIRE(!model.is_mla(), model.file << ": kv_lora_rank");
   MMB_REQUIRE(!model.attention_sinks, model.file << ": attention_sinks");
   return {.batch = batch,
           .new_tokens = new_tokens,
           .context = context,
-          .shortest = shortest,
+          .shortest = 0,
           .hidden_size = model.need(&Model::hidden_size),
           .q_lora_rank = model.q_lora_rank,
           .num_attention_heads = model.need(&Model::num_attention_heads),
@@ -63,7 +62,7 @@ std::string AttentionLayer::key(const Shape& shape) {
   return shape.new_tokens == 1 ? AttentionDecode::key(attention) : AttentionPrefill::key(attention);
 }
 
-std::vector<Component> AttentionLayer::parts(const Shape& shape, DType dtype) {
+std::vector<Component> AttentionLayer::parts(const Shape& shape, DType dtype, std::string_view) {
   const int64_t N = units(shape), H = shape.hidden_size, Q = shape.q_lora_rank, nh = shape.num_attention_heads,
                 nkv = shape.num_key_value_heads, dk = shape.qk_head_dim, dv = shape.v_head_dim;
   const char* pairs = shape.pairs == Rope::Pairs::half ? "half" : "interleaved";
@@ -91,8 +90,8 @@ std::vector<Component> AttentionLayer::parts(const Shape& shape, DType dtype) {
   return parts;
 }
 
-Cost AttentionLayer::cost(const Shape& shape, DType dtype, std::string_view) {
-  return sum(parts(shape, dtype));
+Cost AttentionLayer::cost(const Shape& shape, DType dtype, std::string_view algo) {
+  return sum(parts(shape, dtype, algo));
 }
 
 AttentionLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view, Arena& arena, uint64_t seed,

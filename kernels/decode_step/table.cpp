@@ -64,7 +64,7 @@ DecodeStep::Shape DecodeStep::shape(const Model& model, int64_t layers, int64_t 
               .dense_layers = all - moe,
               .moe_layers = moe};
   for (int64_t l : chosen) {
-    shape.layers.push_back(DecoderLayer::shape(model, l, batch, new_tokens, context, 0, {}, cache));
+    shape.layers.push_back(DecoderLayer::shape(model, l, batch, new_tokens, context, {}, cache));
     Routing& own = shape.layers.back().moe_layer.experts.routing;
     own = routing;
     own.layer = l;

@@ -45,19 +45,19 @@ std::string_view DecoderLayer::mla_algo(const Shape& shape, std::string_view alg
 }
 
 DecoderLayer::Shape DecoderLayer::shape(const Model& model, int64_t layer, int64_t batch, int64_t new_tokens,
-                                        int64_t context, int64_t shortest, const Routing& routing, DType cache) {
+                                        int64_t context, const Routing& routing, DType cache) {
   const int64_t window = model.layers.at(static_cast<size_t>(layer)).sliding_window;
   MMB_REQUIRE(window == 0 || context <= window, model.file << ": sliding_window " << window << ", context " << context);
   MMB_REQUIRE(!is_scaled(cache) || model.is_mla(),
               model.file << ": a cache in " << mmb::name(cache) << " is one of latents, which are MLA's");
   Shape s{};
   if (model.is_mla()) {
-    s.mla_layer = MlaLayer::shape(model, batch, new_tokens, context, shortest, cache);
+    s.mla_layer = MlaLayer::shape(model, batch, new_tokens, context, cache);
     const auto flops = [&](const char* algo) { return MlaLayer::cost(s.mla_layer, DType::f32, algo).flops; };
     s.attention = new_tokens == 1 || is_scaled(cache) || flops("absorbed") <= flops("expanded") ? Attention::absorbed
                                                                                                 : Attention::expanded;
   } else {
-    s.attention_layer = AttentionLayer::shape(model, batch, new_tokens, context, shortest);
+    s.attention_layer = AttentionLayer::shape(model, batch, new_tokens, context);
     s.attention = Attention::dense;
   }
   if (model.is_moe_layer(layer)) {
@@ -81,14 +81,14 @@ int64_t DecoderLayer::units(const Shape& shape) {
 }
 
 std::vector<Component> DecoderLayer::parts(const Shape& shape, DType dtype, std::string_view algo) {
-  std::vector<Component> parts = is_dense(shape) ? AttentionLayer::parts(shape.attention_layer, dtype)
+  std::vector<Component> parts = is_dense(shape) ? AttentionLayer::parts(shape.attention_layer, dtype, "")
                                                  : MlaLayer::parts(shape.mla_layer, dtype, mla_algo(shape, algo));
   const Component norm = part_of<RmsNorm>({units(shape), hidden_size(shape)}, dtype);
   parts.insert(parts.end(), {norm, norm});
   if (shape.ffn == Ffn::dense) {
     parts.push_back(part_of<DenseFfn>(shape.dense_ffn, dtype));
   } else {
-    const std::vector<Component> moe = MoeLayer::parts(shape.moe_layer, dtype);
+    const std::vector<Component> moe = MoeLayer::parts(shape.moe_layer, dtype, "");
     parts.insert(parts.end(), moe.begin(), moe.end());
   }
   return parts;

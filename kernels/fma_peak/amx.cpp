@@ -5,17 +5,7 @@
 #include "chains.h"
 
 namespace mmb::MMB_IMPL {
-namespace {
-
-template <int Term>
-MMB_OP void dots(TileUnit& unit) {
-  unit.dot<0, Term>();
-  unit.dot<1, Term>();
-  unit.dot<2, Term>();
-  unit.dot<3, Term>();
-}
-
-}  // namespace
+namespace {}  // namespace
 
 void fma_peak_tiles(const FmaPeak::Shape& shape, const FmaPeak::Args& args) noexcept {
   constexpr int64_t kSum = kTileRows * kPanel;
@@ -24,23 +14,14 @@ void fma_peak_tiles(const FmaPeak::Shape& shape, const FmaPeak::Args& args) noex
     for (bf16& element : left[0]) element = to_bf16(args.a);  // exactly: the other terms are zero
     for (bf16& element : right) element = to_bf16(args.b);
     TileUnit unit(kTileRows);
-    unit.load_left<0>(left[0], 64);
-    unit.load_left<1>(left[1], 64);
-    unit.load_left<2>(left[2], 64);
+    each_tile<kTerms<float>>([&](auto term) { unit.load_left<term>(left[term], 64); });
     unit.load_right(right, 64);
-    unit.load_sum<0>(x, 64);
-    unit.load_sum<1>(x + kSum, 64);
-    unit.load_sum<2>(x + 2 * kSum, 64);
-    unit.load_sum<3>(x + 3 * kSum, 64);
+    each_tile<kTileSums>([&](auto i) { unit.load_sum<i>(x + i * kSum, 64); });
     for (int64_t step = 0; step < shape.steps; ++step) {
-      dots<0>(unit);
-      dots<1>(unit);
-      dots<2>(unit);
+      each_tile<kTerms<float>>(
+          [&](auto term) { each_tile<kTileSums>([&](auto i) { unit.dot<i, decltype(term)::value>(); }); });
     }
-    unit.store_sum<0>(y, 64);
-    unit.store_sum<1>(y + kSum, 64);
-    unit.store_sum<2>(y + 2 * kSum, 64);
-    unit.store_sum<3>(y + 3 * kSum, 64);
+    each_tile<kTileSums>([&](auto i) { unit.store_sum<i>(y + i * kSum, 64); });
   });
 }
 

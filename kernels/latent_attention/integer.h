@@ -89,7 +89,7 @@ MMB_OP float round_part(const float* q, int64_t count, int64_t padded, int8_t* o
   return most / 127;
 }
 
-// The queries of a tile; absent rows are zero. `line` has room for kLine padded rows.
+// The queries of a tile; absent rows are zero. `lines` has room for kLine padded rows.
 MMB_OP void round_queries(const Rows& rows, const Tile& tile, const LatentRow& row, const Parts& parts, int8_t* lines,
                           const Workspace& w) {
   const float to_log2 = rows.a.scale * kLog2e;

@@ -43,13 +43,12 @@ std::span<const Kernel<MlaLayer>> MlaLayer::kernels() {
   return list;
 }
 
-MlaLayer::Shape MlaLayer::shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context,
-                                int64_t shortest, DType cache) {
+MlaLayer::Shape MlaLayer::shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context, DType cache) {
   MMB_REQUIRE(!model.attention_bias && !model.attention_output_bias, model.file << ": attention_bias");
   return {.batch = batch,
           .new_tokens = new_tokens,
           .context = context,
-          .shortest = shortest,
+          .shortest = 0,
           .hidden_size = model.need(&Model::hidden_size),
           .num_attention_heads = model.need(&Model::num_attention_heads),
           .q_lora_rank = model.q_lora_rank,

@@ -22,12 +22,12 @@ std::string MoeLayer::key(const Shape& shape) {
   return MoeExperts::key(shape.experts);
 }
 
-std::vector<Component> MoeLayer::parts(const Shape& shape, DType dtype) {
+std::vector<Component> MoeLayer::parts(const Shape& shape, DType dtype, std::string_view) {
   return {part_of<MoeRouter>(shape.router, dtype), part_of<MoeExperts>(shape.experts, dtype)};
 }
 
-Cost MoeLayer::cost(const Shape& shape, DType dtype, std::string_view) {
-  return sum(parts(shape, dtype));
+Cost MoeLayer::cost(const Shape& shape, DType dtype, std::string_view algo) {
+  return sum(parts(shape, dtype, algo));
 }
 
 namespace {
