@@ -18,7 +18,7 @@ How to read it. Each entry is one claim in our words, what would test it, the fi
   figure is misprinted   the published number does not follow from what it is said to follow from
 
 G are the claims of "Are DeepSeek's new models really that fast and cheap?", N those of "Why is DeepSeek V3 fast?", F
-are published figures. Times are medians of rows on all threads, and hold for this machine, and for one layer unless a
+are published figures. Times are of the middle repetition of rows on all threads, and hold for this machine, and for one layer unless a
 row is a whole model's; "ideal" is what they would be were every kernel as fast as the machine. Times that differ by
 less than 3 % count as equal. A price is not a cost: prices are as listed at the date beside them, and the only cost
 that can be computed here is rented hardware over a published throughput. No number of the ledger is typed: it comes

@@ -37,7 +37,7 @@ TOO_MUCH = ("figures of the later files", "JSON", "rows")
 
 COLUMNS = {  # and what they mean, where that does not say it
     "row": "op/algo/type/level/model/shape/threads",
-    "time": "of one iteration, the median of the repetitions",
+    "time": "of one iteration of the middle repetition",
     "tokens/s": "of this operation or layer alone, not of the model",
     "GFLOP/s": "",
     "GB/s": "",

@@ -5,7 +5,6 @@ import math
 import os
 import pathlib
 import re
-import statistics
 import sys
 from dataclasses import dataclass, field
 
@@ -31,7 +30,8 @@ class Unusable(Exception):
 
 @dataclass
 class Row:
-    """A kernel at a shape: op/algo/dtype/impl/model/key:value.../threads:n. Numbers are medians over repetitions."""
+    """A kernel at a shape: op/algo/dtype/impl/model/key:value.../threads:n. Its time and its counters are those of the
+    middle repetition, as in the verdict: medians of each would be of different ones, whose ratios were never measured."""
     name: str
     label: str = ""
     seconds: np.ndarray = field(default_factory=lambda: np.empty(0))  # one per repetition
@@ -45,7 +45,7 @@ class Row:
 
     @functools.cached_property
     def time(self):
-        return float(np.median(self.seconds)) if len(self.seconds) else math.nan
+        return float(np.sort(self.seconds)[_middle(self.seconds)]) if len(self.seconds) else math.nan
 
     @property
     def whole_seconds(self):
@@ -172,15 +172,18 @@ def read_json(path):
 
 
 def _row(name, entries):
-    label = next((entry["label"] for entry in entries if "label" in entry), "")
     error = next((entry["error_message"] for entry in entries if "error_occurred" in entry), None)
     if error is not None:
-        return Row(name, label, error=error, entries=entries)
-    counters = {key for entry in entries for key, value in entry.items()
-                if key not in _GOOGLE and isinstance(value, (int, float))}
-    medians = {key: statistics.median(entry[key] for entry in entries if key in entry) for key in sorted(counters)}
+        return Row(name, error=error, entries=entries)
+    middle = sorted(entries, key=lambda entry: entry["real_time"])[_middle(entries)]
+    counters = {key: value for key, value in middle.items() if key not in _GOOGLE and isinstance(value, (int, float))}
     seconds = np.array([entry["real_time"] for entry in entries]) * 1e-6  # the schema has microseconds only
-    return Row(name, label, seconds, medians, entries=entries)
+    return Row(name, middle["label"], seconds, counters, entries=entries)
+
+
+def _middle(repetitions):
+    """Which of them, by time, stands for the row; of an even number the earlier, as bench/reporter.cpp has it."""
+    return (len(repetitions) - 1) // 2
 
 
 _SCHEMA = HERE / "result.schema.json"

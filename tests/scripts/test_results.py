@@ -19,9 +19,9 @@ def test_a_made_file_follows_the_schema(tmp_path):
     results.load(synthetic.write(tmp_path / "made.json", rows))
 
 
-def test_repetitions_are_merged_into_medians():
+def test_the_middle_repetition_stands_for_the_row():
     rows = synthetic.entries(NAMES[0], [3e-3, 1e-3, 2e-3])
-    for entry, roof in zip(rows, (0.9, 0.1, 0.6)):
+    for entry, roof in zip(rows, (0.7, 0.8, 0.9)):
         entry["roof"] = roof
     made = synthetic.document({})
     made["benchmarks"] = rows + synthetic.entries(NAMES[1], [5e-3])
@@ -29,12 +29,21 @@ def test_repetitions_are_merged_into_medians():
     assert [row.name for row in result.rows] == NAMES[:2]
     row = result.by_name[NAMES[0]]
     assert row.time == pytest.approx(2e-3)
-    assert row.roof == 0.6
-    assert row.ideal_seconds == pytest.approx(1.2e-3)
+    assert row.roof == 0.9
+    assert row.ideal_seconds == pytest.approx(1.8e-3)
     assert row.seconds == pytest.approx([3e-3, 1e-3, 2e-3])
     assert row.counters["flops"] == synthetic.COUNTERS["flops"]
     assert "iterations" not in row.counters and "real_time" not in row.counters
     assert len(row.entries) == 3
+
+
+def test_of_an_even_number_the_earlier_of_the_two_in_the_middle_stands_for_the_row():
+    rows = synthetic.entries(NAMES[0], [4e-3, 2e-3, 3e-3, 1e-3])
+    for entry, roof in zip(rows, (0.4, 0.2, 0.3, 0.1)):
+        entry["roof"] = roof
+    made = synthetic.document({})
+    row, = results.result_of({**made, "benchmarks": rows}, "made.json").rows
+    assert (row.time, row.roof) == (pytest.approx(2e-3), 0.2)
 
 
 def test_the_parts_of_a_name():
@@ -128,6 +137,14 @@ def test_a_file_that_cannot_be_read(tmp_path):
                            (tmp_path / "bytes.json", "no text")):
         with pytest.raises(results.Unusable, match=expected):
             results.load(path)
+
+
+def test_gains_are_those_of_the_verdict():
+    result = results.load(SCRIPTS.parent / "bench/runs/xeon-2-cores.json")
+    experts, = result.select("moe_experts", model="DeepSeek-V3", tokens=8)
+    dense, = result.select("dense_ffn", model="DeepSeek-V3~dense_total", tokens=8)
+    gain = f"{dense.time / experts.time:.1f}x faster (ideal {dense.ideal_seconds / experts.ideal_seconds:.1f}x)"
+    assert f"{gain} than dense of equal total size" in result.context["mmb.verdict"]
 
 
 def test_a_real_file(smoke_file):
