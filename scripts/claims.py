@@ -18,11 +18,11 @@ How to read it. Each entry is one claim in our words, what would test it, the fi
   figure is misprinted   the published number does not follow from what it is said to follow from
 
 G are the claims of "Are DeepSeek's new models really that fast and cheap?", N those of "Why is DeepSeek V3 fast?", F
-are published figures. Times are of the middle repetition of rows on all threads, and hold for this machine, and for one layer unless a
-row is a whole model's; "ideal" is what they would be were every kernel as fast as the machine. Times that differ by
-less than 3 % count as equal. A price is not a cost: prices are as listed at the date beside them, and the only cost
-that can be computed here is rented hardware over a published throughput. No number of the ledger is typed: it comes
-from the run, from the accounts or from published.json.
+are published figures. Times are those of a row's middle repetition on all threads, and hold for this machine, and for
+one layer unless a row is a whole model's; "ideal" is what they would be were every kernel as fast as the machine. Times
+that differ by less than 3 % count as equal. A price is not a cost: prices are as listed at the date beside them, and
+the only cost that can be computed here is rented hardware over a published throughput. No number of the ledger is
+typed: it comes from the run, from the accounts or from published.json.
 """
 import argparse
 import json
@@ -121,15 +121,15 @@ def main(arguments=None):
     writers = {"table": write_table, "md": write_md, "json": write_json}
     parser.add_argument("--format", choices=writers, default="table", help="for a terminal (default), Markdown or JSON")
     chosen = parser.parse_args(arguments)
-    result = results.load(chosen.result)
-    writers[chosen.format](ledger(result, accounts_of(result)), sys.stdout)
+    try:
+        result = results.load(chosen.result)
+        with results.standard_output() as out:
+            writers[chosen.format](ledger(result, accounts_of(result)), out)
+    except Unusable as error:
+        print(f"claims.py: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Unusable as error:
-        print(f"claims.py: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:
-        sys.exit(0)
+    sys.exit(main())

@@ -20,7 +20,7 @@ from html import escape
 import results  # first: it finds the libraries
 from comparison import compare, load_side
 from figure_data import FIGURES, PARTS, binary, figure_of, forest_of, plain_number, view_of
-from results import Unusable, short_time, times
+from results import Unusable, short_time, standard_output, times, writing
 
 import matplotlib
 
@@ -383,10 +383,12 @@ def main(arguments=None):
         parser.add_argument(f"--{flag}", help=f"the {flag} that is drawn (default: the one of most rows)")
     options = parser.parse_args(arguments)
     try:
-        only = options.only.split(",") if options.only else [*FIGURES, "forest"]
-        unknown = set(only) - {*FIGURES, "forest"}
-        if unknown:
-            raise Unusable(f"--only: expected any of {', '.join([*FIGURES, 'forest'])}, got {', '.join(unknown)}")
+        known = [*FIGURES, "forest"]
+        only = known if options.only is None else options.only.split(",")
+        if not set(only) <= set(known):
+            raise Unusable(f"--only: expected any of {', '.join(known)}, got {options.only!r}")
+        if options.out == "":
+            raise Unusable("--out: expected a folder, got ''")
         out = pathlib.Path(options.out) if options.out else figures_folder(options.files[0])
         drawn = {}  # by folder
         for file in options.files:
@@ -396,12 +398,14 @@ def main(arguments=None):
         if len(options.files) > 1 and "forest" in only:
             drawn[out] = forests(compared(options.files))
         for folder, figures in drawn.items():
-            write(figures, folder)
-            print(f"{folder}: {', '.join(figure.name for figure in figures if figure.drawn)}")
-            for figure in figures:
-                if not figure.drawn:
-                    print(f"  {figure.name}: {' '.join(figure.notes)}")
-    except (Unusable, OSError) as problem:
+            with writing(f"--out: {folder}", "a folder"):
+                write(figures, folder)
+            with standard_output() as printed:
+                print(f"{folder}: {', '.join(figure.name for figure in figures if figure.drawn)}", file=printed)
+                for figure in figures:
+                    if not figure.drawn:
+                        print(f"  {figure.name}: {' '.join(figure.notes)}", file=printed)
+    except Unusable as problem:
         print(f"plot.py: {problem}", file=sys.stderr)
         return 2
     return 0

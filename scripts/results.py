@@ -1,4 +1,5 @@
 """Result files of bench_mla run: read, checked, repetitions merged; and what the scripts share in showing them."""
+import contextlib
 import functools
 import json
 import math
@@ -28,10 +29,32 @@ class Unusable(Exception):
     """file: field: what was expected."""
 
 
+@contextlib.contextmanager
+def writing(where, what):
+    """Of what is written meanwhile: where it goes, and what was expected there."""
+    try:
+        yield
+    except OSError as error:
+        raise Unusable(f"{where}: expected {what} that can be written: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def standard_output():
+    """What is printed meanwhile has arrived at the end, unless its reader left early, as a pager may be left."""
+    with writing("standard output", "a file"):
+        try:
+            yield sys.stdout
+            sys.stdout.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries it again at its end
+            if not isinstance(error, BrokenPipeError):
+                raise
+
+
 @dataclass
 class Row:
     """A kernel at a shape: op/algo/dtype/impl/model/key:value.../threads:n. Its time and its counters are those of the
-    middle repetition, as in the verdict: medians of each would be of different ones, whose ratios were never measured."""
+    middle repetition, as in the verdict: medians of each would be of different ones, whose product nobody measured."""
     name: str
     label: str = ""
     seconds: np.ndarray = field(default_factory=lambda: np.empty(0))  # one per repetition
@@ -210,8 +233,10 @@ def _expected(error):
                        if key not in known and not any(re.search(pattern, key) for pattern in patterns))
         return f"expected only fields that {_SCHEMA.name} knows, got {strange}"
     words = {"const": "", "type": "", "enum": "one of ", "pattern": "text like ", "minimum": "at least ",
-             "exclusiveMinimum": "more than "}
+             "exclusiveMinimum": "more than ", "maximum": "at most "}
     rule = error.validator_value if error.validator == "type" else json.dumps(error.validator_value)
+    if error.validator == "pattern":
+        rule = error.schema.get("description", rule)
     got = json.dumps(error.instance)
     got = got if len(got) < 80 else got[:77] + "..."
     return f"expected {words.get(error.validator, error.validator + ' ')}{rule}, got {got}"

@@ -1,5 +1,6 @@
 """The figures: what is in them, what they say where rows are missing, and that what is drawn can be read."""
 import json
+import re
 import shlex
 import subprocess
 import xml.etree.ElementTree as ElementTree
@@ -372,6 +373,7 @@ def test_what_is_no_result_is_one_sentence_and_status_2(content, tmp_path, capsy
 
 def test_bad_flags_are_one_sentence_and_status_2(tmp_path, capsys):
     source = str(synthetic.write(tmp_path / "made.json", rows(), **CONTEXT))
-    for flags in (["--only", "pie"], ["--model", "x"], ["--dtype", "f16"], ["--impl", "sse"]):
+    for flags in (["--only", "pie"], ["--only", ""], ["--model", "x"], ["--dtype", "f16"], ["--impl", "sse"],
+                  ["--out", source], ["--out", ""]):
         assert plot.main([source, *flags]) == 2
-        assert flags[0] in capsys.readouterr().err
+        assert re.fullmatch(rf"plot\.py: [^\n]*{flags[0]}: [^\n]*expected [^\n]+\n", capsys.readouterr().err)

@@ -1,4 +1,5 @@
 import json
+import math
 import pathlib
 import re
 import subprocess
@@ -114,8 +115,19 @@ BAD = {
     "type": (spoiled(lambda row: row.update(roof="high")), r'benchmarks\[1\]\.roof: expected number, got "high"'),
     "lacks": (spoiled(lambda row: row.pop("roof")), r"benchmarks\[1\]: expected roof"),
     "typo": (spoiled(lambda row: row.update(rooof=1)), r"benchmarks\[1\]: expected only fields that .*, got rooof"),
-    "name": (spoiled(lambda row: row.update(name="x")), r'benchmarks\[1\]\.name: expected text like ".*", got "x"'),
-    "time": (spoiled(lambda row: row.update(real_time=0)), r"benchmarks\[1\]\.real_time: expected more than 0, got 0"),
+    "name": (spoiled(lambda row: row.update(name="x")), r'benchmarks\[1\]\.name: expected text like op/.*, got "x"'),
+    "time": (spoiled(lambda row: row.update(real_time=0)),
+             r"benchmarks\[1\]\.real_time: expected at least 1e-06, got 0"),
+    "endless": (spoiled(lambda row: row.update(roof=math.inf)).replace("Infinity", "1e999"),
+                r"benchmarks\[1\]\.roof: expected at most 1e\+30, got Infinity"),
+    "digits": (spoiled(lambda row: row.update(real_time=10 ** 400)),
+               r"benchmarks\[1\]\.real_time: expected at most 1e\+30, got 1000"),
+    "ruler": (spoiled(lambda row: row.update(peak_gbs=0)), r"benchmarks\[1\]\.peak_gbs: expected more than 0, got 0"),
+    "slow": (spoiled(lambda row: row.update(peak_gflops=0)), r"benchmarks\[1\]\.peak_gflops: expected more than 0"),
+    "canary": (json.dumps(synthetic.document({NAMES[0]: [1.0]}, canary_gbs_before="0")),
+               r'context\.mmb\.canary_gbs_before: expected text like a number above 0, got "0"'),
+    "account": (json.dumps(synthetic.document({NAMES[0]: [1.0]}, accounts="DeepSeek-V3: total_parameters e")),
+                r"context\.mmb\.accounts: expected text like model: key number"),
 }
 
 
@@ -145,6 +157,33 @@ def test_gains_are_those_of_the_verdict():
     dense, = result.select("dense_ffn", model="DeepSeek-V3~dense_total", tokens=8)
     gain = f"{dense.time / experts.time:.1f}x faster (ideal {dense.ideal_seconds / experts.ideal_seconds:.1f}x)"
     assert f"{gain} than dense of equal total size" in result.context["mmb.verdict"]
+
+
+FULL = pathlib.Path("/dev/full")
+
+
+@pytest.mark.parametrize("command", ["compare.py made.json made.json", "claims.py made.json", "plot.py made.json",
+                                     "report.py made.json"])
+@pytest.mark.skipif(not FULL.exists(), reason=f"no {FULL}")
+def test_a_full_standard_output_is_one_sentence_and_status_2(tmp_path, command):
+    synthetic.write(tmp_path / "made.json", {NAMES[0]: [1.0]})
+    script, *files = command.split()
+    with FULL.open("w") as full:
+        ended = subprocess.run([sys.executable, SCRIPTS / script, *files], cwd=tmp_path, stdout=full,
+                               stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 2
+    assert re.fullmatch(rf"{re.escape(script)}: standard output: expected [^\n]+\n", ended.stderr), ended.stderr
+
+
+@pytest.mark.parametrize("command", ["compare.py made.json made.json", "claims.py made.json"])
+def test_who_reads_the_output_may_leave_early(tmp_path, command):
+    synthetic.write(tmp_path / "made.json", {NAMES[0]: [1.0]})
+    script, *files = command.split()
+    with subprocess.Popen([sys.executable, SCRIPTS / script, *files], cwd=tmp_path, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True) as started:
+        started.stdout.close()
+        assert started.stderr.read() == ""
+    assert started.returncode == 0
 
 
 def test_a_real_file(smoke_file):
