@@ -93,20 +93,17 @@ def write_rich(entries, console):
 
 
 def write_table(entries, out):
-    """For a terminal that can show it, rich's; plain text else."""
-    try:
-        import rich.console
-    except ModuleNotFoundError:
-        return write_plain(entries, out)
-    if not out.isatty():
-        return write_plain(entries, out)
-    return write_rich(entries, rich.console.Console(file=out, highlight=False))
+    console = results.rich_console(out)
+    if console:
+        write_rich(entries, console)
+    else:
+        write_plain(entries, out)
 
 
 def write_md(entries, out):
     print("| " + " | ".join(FIELDS) + " |\n|" + " --- |" * len(FIELDS), file=out)
     for entry in entries:
-        print("| " + " | ".join(entry[name].replace("|", "\\|") for name in FIELDS) + " |", file=out)
+        print("| " + " | ".join(results.markdown(entry[name]) for name in FIELDS) + " |", file=out)
 
 
 def write_json(entries, out):

@@ -25,8 +25,9 @@ def dollars(value):
     return f"${value:.2f}" if round(value, 2) == round(value, 3) else f"${value:.3f}"
 
 
-def percent(fraction):
-    return f"{100 * fraction:.1f}%"
+def tenths(fraction):
+    """Of a percent, as most published shares are given."""
+    return results.percent(fraction, 1)
 
 
 def billions(parameters):

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import results
+from conclusions import crossings
 from results import VARIANTS, Style, Unusable, figures, percent, short_number, short_time, times
 
 import numpy as np
@@ -201,23 +202,18 @@ def lines_of(series):
     return [Line(style.title, style, points) for style, points in series.items()]
 
 
-def crossings(one, other):
-    """Where two lines cross, straight between points on logarithmic axes: (x, y) by x."""
+def meetings(one, other):
+    """Where two lines cross: (x, y) by x."""
     first, second = dict(one), dict(other)
     common = sorted(set(first) & set(second))
-    found = []
-    for a, b in zip(common, common[1:]):
-        at_a, at_b = math.log(first[a] / second[a]), math.log(first[b] / second[b])
-        if at_a * at_b < 0:
-            share = at_a / (at_a - at_b)
-            found.append((a * (b / a) ** share, first[a] * (first[b] / first[a]) ** share))
-    return found
+    return [(x, float(np.exp(np.interp(np.log(x), np.log(common), np.log([first[at] for at in common])))))
+            for x, _ in crossings([(at, first[at] / second[at]) for at in common])]
 
 
 def marks_of(series, others):
     """The last crossing of absorbed MLA with each of the others: which is above stays so up to the last point."""
     absorbed = series.get(VARIANTS["absorbed"], [])
-    return [(x, y, binary(x)) for other in others for x, y in crossings(absorbed, series.get(other, []))[-1:]]
+    return [(x, y, binary(x)) for other in others for x, y in meetings(absorbed, series.get(other, []))[-1:]]
 
 
 def ticks(lines, most=8):

@@ -150,7 +150,7 @@ def environment():
     made = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
                               undefined=jinja2.StrictUndefined, autoescape=lambda name: name.endswith(".html.j2"))
     made.filters["kind"] = lambda part: type(part).__name__
-    made.filters["cell"] = lambda text: re.sub(r"([\\|~*_<>`])", r"\\\1", " ".join(str(text).split()))
+    made.filters["cell"] = results.markdown
     made.filters["source"] = lambda name: Markup((results.HERE / name).read_text(encoding="utf-8"))
     return made
 

@@ -286,10 +286,24 @@ def short_time(seconds):
     return f"{three_digits(seconds)} s"
 
 
-def percent(fraction):
-    return f"{100 * fraction:.0f}%"
+def percent(fraction, decimals=0):
+    return f"{100 * fraction:.{decimals}f}%"
 
 
 def times(ratio):
     """A ratio of which 1 means equal: 1.71x."""
     return f"{three_digits(ratio)}x"
+
+
+def markdown(text):
+    """A text that stands for itself in a line or a cell of Markdown. Inside of words _ does so anyway."""
+    return re.sub(r"[\\|~*<>`]|\b_|_\b", r"\\\g<0>", " ".join(str(text).split()))
+
+
+def rich_console(out):
+    """Of a terminal, where rich is there; else None."""
+    try:
+        import rich.console
+    except ModuleNotFoundError:
+        return None
+    return rich.console.Console(file=out, highlight=False) if out.isatty() else None

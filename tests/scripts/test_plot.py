@@ -257,8 +257,8 @@ def test_forest():
 
 def test_crossings_are_straight_on_logarithmic_axes():
     falling, flat = [(1, 4), (4, 1), (16, 0.25)], [(1, 2), (4, 2), (16, 2)]
-    assert figure_data.crossings(falling, flat) == [pytest.approx((2, 2))]
-    assert figure_data.crossings(flat, flat) == []
+    assert figure_data.meetings(falling, flat) == [pytest.approx((2, 2))]
+    assert figure_data.meetings(flat, flat) == []
 
 
 def test_names_are_apart_and_inside():

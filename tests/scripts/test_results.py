@@ -203,6 +203,14 @@ def test_numbers_in_words(write, value, text):
     assert write(value) == text
 
 
+@pytest.mark.parametrize("text, escaped", [
+    ("a | b", r"a \| b"), ("~mha *and* `x` <b>", r"\~mha \*and\* \`x\` \<b\>"), ("two\nlines", "two lines"),
+    ("mla_decode and _this_", r"mla_decode and \_this\_"), ("a\\b", r"a\\b"),
+])
+def test_a_text_stands_for_itself_in_markdown(text, escaped):
+    assert results.markdown(text) == escaped
+
+
 def test_every_script_says_what_it_needs_and_requirements_pin_it():
     pinned = set(re.findall(r"^([a-z0-9-]+)==", (SCRIPTS / "requirements.txt").read_text(), re.M))
     for script in SCRIPTS.glob("*.py"):
