@@ -52,7 +52,7 @@ def ledger(result, accounts):
         try:
             verdict, why = judge(evidence, entry)
         except Lacking as lacking:
-            verdict, why = FROM_RUN, str(lacking)
+            verdict, why = FROM_RUN, str(lacking) + results.left_out(evidence.left_out)
         entries.append(dict(zip(FIELDS, (ident, said(claim), said(test), entry.figure, entry.published, verdict, why))))
     return entries
 

@@ -68,7 +68,7 @@ def twins(start, contrast, keep):
     layers that memory held."""
     def rows(op, algo, form):
         return [row for row in start.select(op=op, algo=algo) if row.counterfactual == form and keep(row.name)
-                and row.ideal_seconds > 0 and contrast.along in row.keys]
+                and row.ideal_seconds > 0 and row.usual_pace and contrast.along in row.keys]
 
     for of in rows(*contrast.of):
         for than in rows(*contrast.than):

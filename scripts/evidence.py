@@ -121,7 +121,8 @@ class Lacking(Exception):
 
 
 class Evidence:
-    """The rows of a run that can be compared: on all threads, of one level and type, routed uniformly. The accounts by model."""
+    """The rows of a run that can be compared: on all threads, of one level and type, routed uniformly, at the machine's
+    usual pace. The accounts by model."""
 
     def __init__(self, result, accounts):
         self._accounts = accounts
@@ -131,7 +132,8 @@ class Evidence:
                   and row.uniformly_routed]
         dtypes = [row.dtype for row in usable if row.model != "none"]
         dtype = "bf16" if "bf16" in dtypes else next(iter(dtypes), None)
-        self._rows = [row for row in usable if row.dtype == dtype]
+        self._rows = [row for row in usable if row.dtype == dtype and row.usual_pace]
+        self.left_out = len([row for row in usable if row.dtype == dtype]) - len(self._rows)
 
     def __getitem__(self, name):
         """A published figure."""

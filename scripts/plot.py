@@ -157,6 +157,9 @@ def draw_panel(axes, panel, theme, named):
         axes.plot([x], [y], marker="o", markersize=11, markerfacecolor="none", markeredgecolor=theme.ink, zorder=4)
         axes.annotate(text, (x, y), (0, 8), textcoords="offset points", ha="center", va="bottom", color=theme.ink,
                       fontsize=SMALL, zorder=5)
+    for point in panel.doubts:
+        axes.annotate("!", point, (6, 3), textcoords="offset points", color=theme.ink, fontsize=TEXT, fontweight="bold",
+                      zorder=5)
     if panel.x_ticks:
         axes.xaxis.set_major_locator(FixedLocator(panel.x_ticks))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: binary(x) if panel.x_ticks else plain_number(x)))

@@ -61,6 +61,7 @@ class Row:
     counters: dict = field(default_factory=dict)
     error: str = None  # what went wrong; then there are no seconds
     entries: list = field(default_factory=list, repr=False)  # as they are in the file
+    usual_pace: bool = True  # of the machine beside it, as bench/pace.h has it: else its time is no evidence
 
     def __post_init__(self):
         self.op, self.algo, self.dtype, self.impl, self.model, *keys = self.name.split("/")
@@ -109,6 +110,10 @@ class Row:
         return int(value) if value.isdigit() else None
 
 
+MOST_OFF = 1.25  # of peaks beside a row, from the middle of their kind
+MOST_ROOF = 1.1  # beyond, the peak was measured slower than the row ran
+
+
 @dataclass
 class Result:
     path: str
@@ -118,6 +123,15 @@ class Result:
 
     def __post_init__(self):
         self.by_name = {row.name: row for row in self.rows}
+        peaks = {}  # of rows whose peaks are of one kind
+        for row in self.select():
+            memory = row.counters["bound"]
+            kind = row.keys["threads"], row.impl, memory or row.label.partition(";")[0]
+            peaks.setdefault(kind, []).append((row.counters["peak_gbs" if memory else "peak_gflops"], row))
+        for some in peaks.values():
+            middle = sorted(peak for peak, _ in some)[len(some) // 2]
+            for peak, row in some:
+                row.usual_pace = middle / MOST_OFF <= peak <= middle * MOST_OFF and row.roof <= MOST_ROOF
 
     def select(self, op=None, algo=None, dtype=None, impl=None, model=None, **keys):
         """Rows without an error whose parts are these, in the order of the file; a key that is None is to be absent."""
@@ -293,6 +307,15 @@ def percent(fraction, decimals=0):
 def times(ratio):
     """A ratio of which 1 means equal: 1.71x."""
     return f"{three_digits(ratio)}x"
+
+
+ANOTHER_PACE = ("measured while the machine's peaks were more than a quarter off their middle, or below what the row "
+                "reached")
+
+
+def left_out(count):
+    """A sentence about so many rows, after another one."""
+    return f" Left out: {count} row{'s' * (count > 1)} {ANOTHER_PACE}." if count else ""
 
 
 def markdown(text):

@@ -253,6 +253,39 @@ def test_forest():
     assert not figure.drawn and "no row" in figure.notes[0]
 
 
+# ---- Rows at another pace than the machine's usual one
+
+def disturbed(*parts):
+    """The rows, those whose names hold all parts measured while memory had half its speed."""
+    return {row: (seconds, {**counters, "peak_gbs": 50} if all(part in row for part in parts) else counters)
+            for row, (seconds, counters) in rows().items()}
+
+
+def test_gains_leave_them_out_and_say_so():
+    figure = figure_of("claim_card", view(disturbed("~mha", "ctx:4096")))
+    assert [gain.label for gain in figure.gains if gain.group.startswith("MLA decode")] == [
+        "GQA-8", "MQA", "its expanded cache"]
+    assert any("Left out: 1 row measured while" in note for note in figure.notes)
+    assert not any("Left out" in note for note in figure_of("claim_card", view()).notes)
+    figure = figure_of("token_time", view(disturbed("mla_project")))
+    assert not figure.drawn and "Left out: 1 row measured while" in figure.notes[0]
+    assert not figure_of("thread_scaling", view(disturbed("mla_decode/absorbed", "ctx:4096/threads:all"))).drawn
+
+
+def test_lines_mark_them_and_cross_without_them():
+    crossing = figure_of("decode_context", view()).panels[0].marks
+    panel = figure_of("decode_context", view(disturbed("~gqa8", "ctx:1024"))).panels[0]
+    assert panel.doubts == [(1024, 500)]
+    assert len(panel.marks) < len(crossing)
+    figure = figure_of("moe_batch", view(disturbed("dense_active", "tokens:8/")))
+    assert figure.panels[0].doubts == [(8, 0.5e-3)] and figure.notes[-1].startswith("! measured while")
+    assert figure.notes[-1] in figure.alt
+    drawn, _ = plot.render(figure, plot.LIGHT)
+    assert ">!</text>" in drawn
+    panels = figure_of("prefill_prompt", view(disturbed("mla_prefill/expanded", "q:64/past:4096/"))).panels
+    assert [len(one.doubts) for one in panels] == [0, 1, 0]
+
+
 # ---- Small parts
 
 def test_crossings_are_straight_on_logarithmic_axes():

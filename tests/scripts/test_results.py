@@ -76,6 +76,27 @@ def test_an_error_in_one_repetition_is_the_rows():
     assert np.isnan(row.time)
 
 
+def paced(peaks, **counters):
+    """Rows whose peaks of memory are these."""
+    return synthetic.result({name: ([1.0], {"peak_gbs": peak, **counters}) for name, peak in zip(NAMES, peaks)})
+
+
+def test_the_usual_pace_is_within_a_quarter_of_the_middle_peak_and_no_row_outruns_its_own():
+    made = paced([100, 100, 100, 124, 126, 81, 79])
+    assert [row.usual_pace for row in made.rows] == [True, True, True, True, False, True, False]
+    made = synthetic.result({NAMES[0]: ([1.0], {"roof": 1.11}), NAMES[1]: ([1.0], {"roof": 1.09})})
+    assert [row.usual_pace for row in made.rows] == [False, True]
+
+
+def test_the_pace_goes_by_peaks_of_one_kind():
+    rows = {NAMES[at]: ([1.0], {"peak_gbs": gbs, "peak_gflops": gflops, "bound": bound, "label": label})
+            for at, (gbs, gflops, bound, label) in enumerate((
+                (100, 1, 1, "fma_f32"), (100, 9, 1, "dot_int8"), (1, 500, 0, "fma_f32"), (1, 900, 0, "tile_bf16")))}
+    rows[NAMES[4].replace("threads:all", "threads:1")] = [1.0], {"peak_gbs": 20}
+    rows[NAMES[5]] = [1.0], {"error": "wrong"}
+    assert all(row.usual_pace for row in synthetic.result(rows).rows)
+
+
 def test_select():
     result = synthetic.result({NAMES[0]: [1.0], NAMES[1]: [2.0], NAMES[2]: ([1.0], {"error": "wrong"})})
     assert [row.name for row in result.select(op="linear")] == NAMES[:2]
