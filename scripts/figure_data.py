@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import results
 from conclusions import crossings
-from results import VARIANTS, Style, Unusable, figures, percent, short_number, short_time, times
+from evidence import faster
+from results import VARIANTS, Style, Unusable, figures, percent, quantity, short_number, short_time, times
 
 import numpy as np
 
@@ -133,6 +134,10 @@ class View:
         """The first of them, as the verdict takes it, or None."""
         return next(iter(self.rows(op, **parts)), None)
 
+    def rate(self, key):
+        """A measured one of the context, or NaN."""
+        return float(self.result.context.get(f"mmb.{key}", "nan"))
+
     @property
     def subtitle(self):
         context = self.result.context
@@ -166,7 +171,7 @@ def plain_number(value):
 
 
 def byte_number(value):
-    return short_number(value) + "B"
+    return quantity(value, "B")
 
 
 def binary(value):
@@ -215,9 +220,10 @@ def doubts_of(rows, lines, key, y):
 
 
 def meetings(one, other):
-    """Where two lines cross: (x, y) by x."""
+    """Where two lines cross: (x, y) by x; by points at which they differ."""
     first, second = dict(one), dict(other)
-    common = sorted(set(first) & set(second))
+    common = sorted(at for at in set(first) & set(second)
+                    if faster(first[at] / second[at]) or faster(second[at] / first[at]))
     return [(x, float(np.exp(np.interp(np.log(x), np.log(common), np.log([first[at] for at in common])))))
             for x, _ in crossings([(at, first[at] / second[at]) for at in common])]
 
@@ -230,7 +236,7 @@ def marks_of(series, others, doubts):
     return [(x, y, binary(x)) for other in others for x, y in meetings(sure(VARIANTS["absorbed"]), sure(other))[-1:]]
 
 
-def ticks(lines, most=8):
+def ticks(lines, most=12):
     """Powers of two among the lines' x, so far apart that at most so many have room."""
     xs = sorted({x for line in lines for x, _ in line.points})
     chosen = []
@@ -350,7 +356,10 @@ def roofline(view, figure):
     peaks = {instructions: float(np.median(values)) for instructions, values in classes.items()}
     xs = [x for points in groups.values() for x, _ in points]
     low, high = min(xs) / 2, 2 * max(*xs, max(peaks.values()) / bandwidth)
-    lines = [Line(f"{instructions} {short_number(peak * 1e9)}FLOP/s", Style("", results.BLACK, "", "-"),
+    thirds = {instructions for instructions, peak in peaks.items()
+              if 2 < view.rate(f"peak_gflops_{instructions}_{view.impl}_threads_all") / peak < 4}
+    lines = [Line(f"{instructions}{'/3' * (instructions in thirds)} {quantity(peak * 1e9, 'FLOP/s')}",
+                  Style("", results.BLACK, "", "-"),
                   [(x, min(x * bandwidth, peak)) for x in (low, peak / bandwidth, high)])
              for instructions, peak in peaks.items()]
     lines += [Line(style.title, style, sorted(groups[style]), joined=False)
@@ -358,6 +367,8 @@ def roofline(view, figure):
     figure.panels = [Panel(lines, "FLOPs per byte", "GFLOP/s", y_format=plain_number)]
     figure.notes.append(f"Slope: {bandwidth:.3g} GB/s. Slope and levels are medians of the peaks measured between the "
                         "rows' own iterations, so that a row can lie above them.")
+    if thirds:
+        figure.notes.append("/3: three products of bytes make one multiplication.")
 
 
 ACCOUNT_CONTEXT = 4096  # of bench_mla account, unless it is told another

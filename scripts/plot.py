@@ -27,7 +27,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import Affine2D
 
 
@@ -101,8 +101,19 @@ def dress(axes, theme, grid="both"):
 
 
 def bare(number):
-    """1.00k is 1k at a tick."""
-    return re.sub(r"\.0+(?!\d)", "", number)
+    """1.00k is 1k at a tick, 1.50k is 1.5k."""
+    return re.sub(r"(\.\d*?)0+(?!\d)", lambda zeros: zeros[1].rstrip("."), number)
+
+
+def round_numbers(low, high, most=8):
+    """Of a logarithmic axis: the finest that are not more."""
+    powers = [10.0 ** power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+    choices = [[step * power for power in powers for step in steps]
+               for steps in ((1, 1.5, 2, 3, 4, 6, 8), (1, 2, 5), (1, 3), (1,))]
+    if high / low < 3:  # so short that even steps look even
+        choices.insert(0, MaxNLocator(most - 1, steps=[1, 2, 5, 10]).tick_values(low, high))
+    inside = [[number for number in numbers if low <= number <= high] for numbers in choices]
+    return next((numbers for numbers in inside if len(numbers) <= most), inside[-1])
 
 
 # ---- Lines
@@ -158,16 +169,13 @@ def draw_panel(axes, panel, theme, named):
         axes.annotate(text, (x, y), (0, 8), textcoords="offset points", ha="center", va="bottom", color=theme.ink,
                       fontsize=SMALL, zorder=5)
     for point in panel.doubts:
-        axes.annotate("!", point, (6, 3), textcoords="offset points", color=theme.ink, fontsize=TEXT, fontweight="bold",
-                      zorder=5)
+        axes.annotate("!", point, (0, 4), textcoords="offset points", ha="center", va="bottom", color=theme.ink,
+                      fontsize=TEXT, fontweight="bold", zorder=5)
     if panel.x_ticks:
         axes.xaxis.set_major_locator(FixedLocator(panel.x_ticks))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: binary(x) if panel.x_ticks else plain_number(x)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: bare(panel.y_format(y))))
-    low, high = axes.get_ylim()
-    decades = math.log10(high / low)
-    steps = (1,) if decades > 3 else (1, 3) if decades > 1.5 else (1, 2, 5)
-    axes.yaxis.set_major_locator(LogLocator(subs=steps, numticks=20))
+    axes.yaxis.set_major_locator(FixedLocator(round_numbers(*axes.get_ylim())))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(panel.x_label)
@@ -212,13 +220,12 @@ def spread(wanted, gap):
 
 # ---- Rows of ratios
 
-def ratio_axis(axes, values, margin, label):
+def ratio_axis(axes, values, label):
     axes.set_xscale("log")
-    low, high = min(values) / margin, max(values) * margin
-    axes.set_xlim(low, high)
-    steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if high / low < 4 else (1, 2, 5) if high / low < 200 else (1, 3)
-    ticks = [step * 10.0 ** power for power in range(-6, 7) for step in steps]
-    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    low, high = min(values), max(values)
+    room = max(1.05, (high / low) ** 0.04)  # for half a marker
+    axes.set_xlim(low / room, high * room)
+    axes.xaxis.set_major_locator(FixedLocator(round_numbers(low / room, high * room)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}x"))
     axes.yaxis.set_major_locator(NullLocator())
@@ -233,7 +240,7 @@ def draw_gains(figure, theme):
     lines = len(figure.gains) + len(groups)
     sheet = Sheet(figure, theme, ROW * lines)
     axes = sheet.axes(left, 0, WIDTH - left - right, ROW * lines)
-    ratio_axis(axes, [value for gain in figure.gains for value in (gain.ideal, gain.measured)] + [1], 1.3,
+    ratio_axis(axes, [value for gain in figure.gains for value in (gain.ideal, gain.measured)] + [1],
                f"{figure.axis}: filled measured, open ideal")
     axes.set_ylim(0.4 - lines, 0.6)
     axes.axvline(1, color=theme.muted, linewidth=1)
@@ -260,7 +267,7 @@ def draw_forest(figure, theme):
     sheet = Sheet(figure, theme, ROW * len(rows))
     axes = sheet.axes(left, 0, WIDTH - left - right, ROW * len(rows))
     known = [value for row in rows for value in (row.low, row.high, row.ratio, row.left) if value]
-    ratio_axis(axes, [*known, 1 / 1.05, 1.05], 1.05, figure.axis)
+    ratio_axis(axes, [*known, 1 / 1.05, 1.05], figure.axis)
     axes.set_ylim(0.4 - len(rows), 0.6)
     for at, row in enumerate(rows):
         if row.floor:

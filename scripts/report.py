@@ -22,7 +22,7 @@ import claims
 import pages
 import plot
 from figure_data import FIGURES, figure_of, view_of
-from results import Unusable, percent, short_number, short_time, three_digits, times
+from results import Unusable, percent, quantity, short_number, short_time, three_digits, times
 
 import jinja2
 from markupsafe import Markup
@@ -109,7 +109,7 @@ class Section:
     @property
     def machine(self):
         memory = self.context.get("memory_total_bytes", "unknown")
-        memory = f", {short_number(float(memory))}B of memory" if memory.isdigit() else ""
+        memory = f", {quantity(float(memory), 'B')} of memory" if memory.isdigit() else ""
         return (f"{self.context['cpu_model']}, {self.context['threads_all']} threads{memory}; "
                 f"{self.view.impl} kernels; measured {self.context['date'][:16].replace('T', ' ')}")
 

@@ -286,11 +286,16 @@ def three_digits(value):
     return f"{value:.2f}" if magnitude < 9.995 else f"{value:.1f}" if magnitude < 99.95 else f"{value:.0f}"
 
 
-def short_number(value):
-    for unit in ("", "k", "M", "G", "T", "P"):
-        if abs(value) < 999.5 or unit == "P":
-            return three_digits(value) + unit
+def quantity(value, unit):
+    """25.3 GB"""
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if abs(value) < 999.5 or prefix == "P":
+            return f"{three_digits(value)} {prefix}{unit}"
         value /= 1000
+
+
+def short_number(value):
+    return quantity(value, "").replace(" ", "")
 
 
 def short_time(seconds):

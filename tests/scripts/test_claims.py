@@ -259,7 +259,8 @@ def test_rows_that_cannot_be_compared_are_left_alone(accounts):
     absurd = []
     for name in SECONDS:
         skewed, other = row(f"{name}/overlap:0.4", 1e-6), row(name.replace("/avx512/", "/avx2/"), 1e-6)
-        wrong, single = row(name, 1e-6), Row(f"{name}/threads:1", seconds=np.array([1e-6]), counters=dict(wrong.counters))
+        wrong, single = row(name, 1e-6), row(name, 1e-6)
+        single = Row(f"{name}/threads:1", seconds=single.seconds, counters=single.counters)
         wrong.error, wrong.seconds = "wrong result", np.empty(0)
         absurd += [skewed, other, wrong, single, row(name.replace("/bf16/", "/int4/"), 1e-6)]
     assert claims.ledger(result_of(absurd + run().rows), accounts) == usual
