@@ -74,8 +74,8 @@ class Row:
     @property
     def whole_seconds(self):
         """Of the whole model where only some of its layers were run."""
-        rate = self.counters.get("model_tokens_per_second", 0)
-        return self.number("batch") * self.number("q") / rate if rate > 0 else self.time
+        rate, batch, new = self.counters.get("model_tokens_per_second"), self.number("batch"), self.number("q")
+        return batch * new / rate if rate and batch and new else self.time
 
     @property
     def uniformly_routed(self):

@@ -97,6 +97,13 @@ def test_the_pace_goes_by_peaks_of_one_kind():
     assert all(row.usual_pace for row in synthetic.result(rows).rows)
 
 
+def test_the_time_of_the_whole_model_is_of_rows_that_say_how_many_tokens():
+    rate, keys = {"model_tokens_per_second": 4}, "batch:2/q:3/ctx:1/threads:all"
+    step = f"decode_step/composed/bf16/avx2/DeepSeek-V3/{keys}"
+    made = synthetic.result({step: ([1.0], rate), NAMES[0]: ([1.0], rate), NAMES[1]: [1.0]})
+    assert [row.whole_seconds for row in made.rows] == [1.5, 1, 1]
+
+
 def test_select():
     result = synthetic.result({NAMES[0]: [1.0], NAMES[1]: [2.0], NAMES[2]: ([1.0], {"error": "wrong"})})
     assert [row.name for row in result.select(op="linear")] == NAMES[:2]
