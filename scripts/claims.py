@@ -18,11 +18,11 @@ How to read it. Each entry is one claim in our words, what would test it, the fi
   figure is misprinted   the published number does not follow from what it is said to follow from
 
 G are the claims of "Are DeepSeek's new models really that fast and cheap?", N those of "Why is DeepSeek V3 fast?", F
-are published figures. Times are medians of rows on all threads, and hold for this machine, and for one layer unless a
-row is a whole model's; "ideal" is what they would be were every kernel as fast as the machine. Times that differ by
-less than 3 % count as equal. A price is not a cost: prices are as listed at the date beside them, and the only cost
-that can be computed here is rented hardware over a published throughput. No number of the ledger is typed: it comes
-from the run, from the accounts or from published.json.
+are published figures. Times are those of a row's middle repetition on all threads, and hold for this machine, and for
+one layer unless a row is a whole model's; "ideal" is what they would be were every kernel as fast as the machine. Times
+that differ by less than 3 % count as equal. A price is not a cost: prices are as listed at the date beside them, and
+the only cost that can be computed here is rented hardware over a published throughput. No number of the ledger is
+typed: it comes from the run, from the accounts or from published.json.
 """
 import argparse
 import json
@@ -52,7 +52,7 @@ def ledger(result, accounts):
         try:
             verdict, why = judge(evidence, entry)
         except Lacking as lacking:
-            verdict, why = FROM_RUN, str(lacking)
+            verdict, why = FROM_RUN, str(lacking) + results.left_out(evidence.left_out)
         entries.append(dict(zip(FIELDS, (ident, said(claim), said(test), entry.figure, entry.published, verdict, why))))
     return entries
 
@@ -93,20 +93,17 @@ def write_rich(entries, console):
 
 
 def write_table(entries, out):
-    """For a terminal that can show it, rich's; plain text else."""
-    try:
-        import rich.console
-    except ModuleNotFoundError:
-        return write_plain(entries, out)
-    if not out.isatty():
-        return write_plain(entries, out)
-    return write_rich(entries, rich.console.Console(file=out, highlight=False))
+    console = results.rich_console(out)
+    if console:
+        write_rich(entries, console)
+    else:
+        write_plain(entries, out)
 
 
 def write_md(entries, out):
     print("| " + " | ".join(FIELDS) + " |\n|" + " --- |" * len(FIELDS), file=out)
     for entry in entries:
-        print("| " + " | ".join(entry[name].replace("|", "\\|") for name in FIELDS) + " |", file=out)
+        print("| " + " | ".join(results.markdown(entry[name]) for name in FIELDS) + " |", file=out)
 
 
 def write_json(entries, out):
@@ -121,15 +118,15 @@ def main(arguments=None):
     writers = {"table": write_table, "md": write_md, "json": write_json}
     parser.add_argument("--format", choices=writers, default="table", help="for a terminal (default), Markdown or JSON")
     chosen = parser.parse_args(arguments)
-    result = results.load(chosen.result)
-    writers[chosen.format](ledger(result, accounts_of(result)), sys.stdout)
+    try:
+        result = results.load(chosen.result)
+        with results.standard_output() as out:
+            writers[chosen.format](ledger(result, accounts_of(result)), out)
+    except Unusable as error:
+        print(f"claims.py: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Unusable as error:
-        print(f"claims.py: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:
-        sys.exit(0)
+    sys.exit(main())

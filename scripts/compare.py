@@ -29,12 +29,11 @@ import argparse
 import datetime
 import pathlib
 import re
-import signal
 import subprocess
 import sys
 import time
 
-from results import Unusable  # first: it finds the libraries
+from results import Unusable, standard_output, writing  # first: it finds the libraries
 from comparison import compare, load_side
 from pages import FORMATS
 
@@ -149,12 +148,11 @@ def sides(options):
 
 def write(comparisons, options):
     if options.out is None:
-        return FORMATS[options.format](comparisons, sys.stdout)
-    try:
-        with open(options.out, "w", encoding="utf-8") as out:
+        with standard_output() as out:
             FORMATS[options.format](comparisons, out)
-    except OSError as error:
-        raise Unusable(f"--out: {options.out}: expected a file that can be written: {error.strerror}") from None
+    else:
+        with writing(f"--out: {options.out}", "a file"), open(options.out, "w", encoding="utf-8") as out:
+            FORMATS[options.format](comparisons, out)
 
 
 def reasons(c, fail_on):
@@ -198,5 +196,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a pager may be left early
     sys.exit(main(sys.argv[1:]))

@@ -36,7 +36,7 @@ class Side:
     def number(self, key):
         """The median of a key of the context over starts; NaN where none is a number."""
         values = [start.context.get(f"mmb.{key}", "unknown") for start in self.starts]
-        numbers = [float(value) for value in values if re.fullmatch(r"-?[0-9.]+(e[+-]?[0-9]+)?", value)]
+        numbers = [float(value) for value in values if re.fullmatch(r"[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?", value)]
         return float(np.median(numbers)) if numbers else math.nan
 
 

@@ -68,7 +68,7 @@ def twins(start, contrast, keep):
     layers that memory held."""
     def rows(op, algo, form):
         return [row for row in start.select(op=op, algo=algo) if row.counterfactual == form and keep(row.name)
-                and row.ideal_seconds > 0 and contrast.along in row.keys]
+                and row.ideal_seconds > 0 and row.usual_pace and contrast.along in row.keys]
 
     for of in rows(*contrast.of):
         for than in rows(*contrast.than):
@@ -78,12 +78,13 @@ def twins(start, contrast, keep):
 
 
 def crossing(points, along):
-    """Where a line of (size, gain) passes 1, between two sizes on logarithmic scales."""
-    if len({gain > 1 for _, gain in points}) == 1:
-        return f"{'always' if points[0][1] > 1 else 'never'}, {along} {points[0][0]} to {points[-1][0]}"
-    places = []
-    for (x0, y0), (x1, y1) in zip(points, points[1:]):
-        if (y0 > 1) != (y1 > 1):
-            x = x0 * (x1 / x0) ** (math.log(y0) / math.log(y0 / y1))
-            places.append(f"{'from' if y1 > 1 else 'up to'} {along} {x:.0f}")
-    return ", ".join(places)
+    """Where a line of (size, gain) passes 1, in words."""
+    places = [f"{'from' if up else 'up to'} {along} {x:.0f}" for x, up in crossings(points)]
+    (first, gain), (last, _) = points[0], points[-1]
+    return ", ".join(places) or f"{'always' if gain > 1 else 'never'}, {along} {first} to {last}"
+
+
+def crossings(points):
+    """Where a line of (x, ratio) passes 1, straight between points on logarithmic axes: (x, whether upwards) by x."""
+    return [(x0 * (x1 / x0) ** (math.log(y0) / math.log(y0 / y1)), y1 > 1)
+            for (x0, y0), (x1, y1) in zip(points, points[1:]) if (y0 > 1) != (y1 > 1)]

@@ -25,8 +25,9 @@ def dollars(value):
     return f"${value:.2f}" if round(value, 2) == round(value, 3) else f"${value:.3f}"
 
 
-def percent(fraction):
-    return f"{100 * fraction:.1f}%"
+def tenths(fraction):
+    """Of a percent, as most published shares are given."""
+    return results.percent(fraction, 1)
 
 
 def billions(parameters):
@@ -120,7 +121,8 @@ class Lacking(Exception):
 
 
 class Evidence:
-    """The rows of a run that can be compared: on all threads, of one level and type, routed uniformly. The accounts by model."""
+    """The rows of a run that can be compared: on all threads, of one level and type, routed uniformly, at the machine's
+    usual pace. The accounts by model."""
 
     def __init__(self, result, accounts):
         self._accounts = accounts
@@ -130,7 +132,8 @@ class Evidence:
                   and row.uniformly_routed]
         dtypes = [row.dtype for row in usable if row.model != "none"]
         dtype = "bf16" if "bf16" in dtypes else next(iter(dtypes), None)
-        self._rows = [row for row in usable if row.dtype == dtype]
+        self._rows = [row for row in usable if row.dtype == dtype and row.usual_pace]
+        self.left_out = len([row for row in usable if row.dtype == dtype]) - len(self._rows)
 
     def __getitem__(self, name):
         """A published figure."""

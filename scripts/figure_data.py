@@ -5,7 +5,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import results
-from results import VARIANTS, Style, Unusable, figures, percent, short_number, short_time, times
+from conclusions import crossings
+from evidence import faster
+from results import VARIANTS, Style, Unusable, figures, percent, quantity, short_number, short_time, times
 
 import numpy as np
 
@@ -46,6 +48,7 @@ class Panel:
     y_label: str
     title: str = ""
     marks: list = field(default_factory=list)  # (x, y, text) of crossings
+    doubts: list = field(default_factory=list)  # points of lines, measured at another pace
     levels: list = field(default_factory=list)
     x_ticks: list = field(default_factory=list)
     y_format: object = short_number
@@ -113,11 +116,16 @@ class View:
     model: str
     dtype: str
     impl: str
+    left_out: set = field(default_factory=set)  # names of rows that were asked for and were at another pace
 
-    def select(self, threads="all", **parts):
+    def select(self, threads="all", any_pace=False, **parts):
         """Of caches with scales only where `cache` says so."""
         rows = self.result.select(dtype=self.dtype, impl=self.impl, threads=threads, **parts)
-        return [row for row in rows if row.base_model == self.model and row.keys.get("cache") == parts.get("cache")]
+        rows = [row for row in rows if row.base_model == self.model and row.keys.get("cache") == parts.get("cache")]
+        if any_pace:
+            return rows
+        self.left_out.update(row.name for row in rows if not row.usual_pace)
+        return [row for row in rows if row.usual_pace]
 
     def rows(self, op, counterfactual="", **parts):
         return [row for row in self.select(op=op, **parts) if row.counterfactual == counterfactual]
@@ -125,6 +133,10 @@ class View:
     def row(self, op, **parts):
         """The first of them, as the verdict takes it, or None."""
         return next(iter(self.rows(op, **parts)), None)
+
+    def rate(self, key):
+        """A measured one of the context, or NaN."""
+        return float(self.result.context.get(f"mmb.{key}", "nan"))
 
     @property
     def subtitle(self):
@@ -159,7 +171,7 @@ def plain_number(value):
 
 
 def byte_number(value):
-    return short_number(value) + "B"
+    return quantity(value, "B")
 
 
 def binary(value):
@@ -201,26 +213,30 @@ def lines_of(series):
     return [Line(style.title, style, points) for style, points in series.items()]
 
 
-def crossings(one, other):
-    """Where two lines cross, straight between points on logarithmic axes: (x, y) by x."""
+def doubts_of(rows, lines, key, y):
+    """The points of lines whose rows were measured at another pace."""
+    unusual = {(row.number(key), y(row)) for row in rows if not row.usual_pace and row.number(key)}
+    return [point for line in lines for point in line.points if point in unusual]
+
+
+def meetings(one, other):
+    """Where two lines cross: (x, y) by x; by points at which they differ."""
     first, second = dict(one), dict(other)
-    common = sorted(set(first) & set(second))
-    found = []
-    for a, b in zip(common, common[1:]):
-        at_a, at_b = math.log(first[a] / second[a]), math.log(first[b] / second[b])
-        if at_a * at_b < 0:
-            share = at_a / (at_a - at_b)
-            found.append((a * (b / a) ** share, first[a] * (first[b] / first[a]) ** share))
-    return found
+    common = sorted(at for at in set(first) & set(second)
+                    if faster(first[at] / second[at]) or faster(second[at] / first[at]))
+    return [(x, float(np.exp(np.interp(np.log(x), np.log(common), np.log([first[at] for at in common])))))
+            for x, _ in crossings([(at, first[at] / second[at]) for at in common])]
 
 
-def marks_of(series, others):
+def marks_of(series, others, doubts):
     """The last crossing of absorbed MLA with each of the others: which is above stays so up to the last point."""
-    absorbed = series.get(VARIANTS["absorbed"], [])
-    return [(x, y, binary(x)) for other in others for x, y in crossings(absorbed, series.get(other, []))[-1:]]
+    def sure(style):
+        return [point for point in series.get(style, []) if point not in doubts]
+
+    return [(x, y, binary(x)) for other in others for x, y in meetings(sure(VARIANTS["absorbed"]), sure(other))[-1:]]
 
 
-def ticks(lines, most=8):
+def ticks(lines, most=12):
     """Powers of two among the lines' x, so far apart that at most so many have room."""
     xs = sorted({x for line in lines for x, _ in line.points})
     chosen = []
@@ -340,7 +356,10 @@ def roofline(view, figure):
     peaks = {instructions: float(np.median(values)) for instructions, values in classes.items()}
     xs = [x for points in groups.values() for x, _ in points]
     low, high = min(xs) / 2, 2 * max(*xs, max(peaks.values()) / bandwidth)
-    lines = [Line(f"{instructions} {short_number(peak * 1e9)}FLOP/s", Style("", results.BLACK, "", "-"),
+    thirds = {instructions for instructions, peak in peaks.items()
+              if 2 < view.rate(f"peak_gflops_{instructions}_{view.impl}_threads_all") / peak < 4}
+    lines = [Line(f"{instructions}{'/3' * (instructions in thirds)} {quantity(peak * 1e9, 'FLOP/s')}",
+                  Style("", results.BLACK, "", "-"),
                   [(x, min(x * bandwidth, peak)) for x in (low, peak / bandwidth, high)])
              for instructions, peak in peaks.items()]
     lines += [Line(style.title, style, sorted(groups[style]), joined=False)
@@ -348,6 +367,8 @@ def roofline(view, figure):
     figure.panels = [Panel(lines, "FLOPs per byte", "GFLOP/s", y_format=plain_number)]
     figure.notes.append(f"Slope: {bandwidth:.3g} GB/s. Slope and levels are medians of the peaks measured between the "
                         "rows' own iterations, so that a row can lie above them.")
+    if thirds:
+        figure.notes.append("/3: three products of bytes make one multiplication.")
 
 
 ACCOUNT_CONTEXT = 4096  # of bench_mla account, unless it is told another
@@ -391,21 +412,24 @@ def decode_context(view, figure):
     """Higher is faster. Every token attends to all before it, so that speed falls with context: for MHA by its bytes,
     for absorbed MLA by its FLOPs."""
     figure.title = f"Decode speed of {view.model} against context"
-    steps = by_variant([row for row in view.select(op="decode_step", batch=1, q=1) if row.uniformly_routed], "ctx",
-                       "model_tokens_per_second")
+    wholes = [row for row in view.select(op="decode_step", batch=1, q=1, any_pace=True) if row.uniformly_routed]
+    steps = by_variant(wholes, "ctx", "model_tokens_per_second")
     if VARIANTS["mha"] in steps and OWN in steps:  # only MLA has such rivals
         steps = {VARIANTS["absorbed"]: steps.pop(OWN), **steps}
-    cores = [row for op in ("mla_decode", "attention_decode") for row in view.select(op=op, batch=1, q=1)]
+    cores = [row for op in ("mla_decode", "attention_decode")
+             for row in view.select(op=op, batch=1, q=1, any_pace=True)]
     attention = by_variant(cores, "ctx", "items_per_second")
     whole = any(len(points) > 1 for points in steps.values())
-    series = steps if whole else attention
+    series, rows, counter = ((steps, wholes, "model_tokens_per_second") if whole
+                             else (attention, cores, "items_per_second"))
     if all(len(points) < 2 for points in series.values()):
         raise Missing("no attention was timed at two contexts", "--op mla_decode,attention_decode")
     figure.title += "" if whole else ": the attention of one layer"
     lines = lines_of(series)
+    doubts = doubts_of(rows, lines, "ctx", lambda row: row.counters.get(counter))
     figure.panels = [Panel(lines, "tokens in the cache",
                            "tokens/s of the model" if whole else "tokens/s through one layer's attention",
-                           marks=marks_of(series, series), x_ticks=ticks(lines))]
+                           marks=marks_of(series, series, doubts), doubts=doubts, x_ticks=ticks(lines))]
     if not whole:
         figure.notes.append("From query to output of one layer, batch 1, absorption included; without projections and "
                             "FFN.")
@@ -417,14 +441,16 @@ def prefill_prompt(view, figure):
     """Higher is faster. Absorbed, each new token pays more for each cached one; expanded, the cached latents are paid
     for once: with many new tokens that wins."""
     figure.title = f"Prefill of {view.model}: absorb the cached latents, or expand them?"
-    rows = view.select(op="mla_prefill", batch=1) + view.select(op="attention_prefill", batch=1)
+    rows = [row for op in ("mla_prefill", "attention_prefill") for row in view.select(op=op, batch=1, any_pace=True)]
     for past in sorted(by_number(rows, "past")):
-        series = by_variant([row for row in rows if row.number("past") == past], "q", "items_per_second")
+        some = [row for row in rows if row.number("past") == past]
+        series = by_variant(some, "q", "items_per_second")
         if sum(len(points) > 1 for points in series.values()) > 1:
             lines = lines_of(series)
+            doubts = doubts_of(some, lines, "q", lambda row: row.counters.get("items_per_second"))
             figure.panels.append(Panel(lines, "new tokens", "tokens/s through one layer's attention",
-                                       f"on {binary(past)} cached", marks_of(series, [VARIANTS["expanded"]]),
-                                       x_ticks=ticks(lines, 4)))
+                                       f"on {binary(past)} cached", marks_of(series, [VARIANTS["expanded"]], doubts),
+                                       doubts, x_ticks=ticks(lines, 4)))
     if not figure.panels:
         raise Missing("no two forms of attention were timed at two prompt lengths",
                       "--op mla_prefill,attention_prefill")
@@ -440,7 +466,9 @@ def moe_batch(view, figure):
     Uniform routing is the worst case; skewed routing shares experts."""
     figure.title = f"Experts of one layer of {view.model} against batch"
     routings = {}
-    for row in view.rows("moe_experts"):
+    experts = view.rows("moe_experts", any_pace=True)
+    rivals = {form: view.rows("dense_ffn", form, any_pace=True) for form in ("dense_active", "dense_total")}
+    for row in experts:
         routing = " ".join(value if key == "routing" else f"{key} {value}" for key, value in row.keys.items()
                            if key not in ("tokens", "threads")).replace("uniform overlap", "overlap")
         routings.setdefault(routing, []).append(row)
@@ -456,8 +484,8 @@ def moe_batch(view, figure):
     touched = [Line(style.title, style, named=False,
                     points=[(tokens, row.counters["experts_touched"]) for tokens, row in routings[routing]])
                for routing, style in styles.items()]
-    for form in ("dense_active", "dense_total"):
-        dense = by_number(view.rows("dense_ffn", form), "tokens")
+    for form, rows in rivals.items():
+        dense = by_number(rows, "tokens")
         if dense:
             seconds.append(Line(VARIANTS[form].title, VARIANTS[form],
                                 [(tokens, row.time / tokens) for tokens, row in sorted(dense.items())]))
@@ -465,7 +493,9 @@ def moe_batch(view, figure):
             figure.notes.append(f"Not timed: {VARIANTS[form].title}.")
     at = ticks(seconds)
     figure.stacked = True
-    figure.panels = [Panel(seconds, "", "time per token", x_ticks=at, y_format=short_time),
+    doubts = doubts_of([*experts, *sum(rivals.values(), [])], seconds, "tokens",
+                       lambda row: row.time / row.number("tokens"))
+    figure.panels = [Panel(seconds, "", "time per token", doubts=doubts, x_ticks=at, y_format=short_time),
                      Panel(touched, "batch: tokens that pick experts together", "experts touched", x_ticks=at,
                            y_format=plain_number)]
     if len(routings) == 1:
@@ -535,7 +565,8 @@ def thread_scaling(view, figure):
     for row in view.select(threads="1"):
         many = view.result.by_name.get(row.name.replace("/threads:1", "/threads:all"))
         keys = {key: value for key, value in row.keys.items() if key != "threads"}
-        if many and many.error is None and not any(".." in value for value in keys.values()):  # not of uneven contexts
+        even = not any(".." in value for value in keys.values())
+        if many and many.error is None and many.usual_pace and even:
             group = f"{row.op} {row.algo} {'~' * bool(row.counterfactual)}{row.counterfactual}".rstrip()
             figure.gains += gains_of(group, many, [(", ".join(map(" ".join, keys.items())), row)])
     if not figure.gains:
@@ -554,10 +585,15 @@ FIGURES = {function.__name__: function for function in (
 def figure_of(name, view):
     """One of FIGURES; where the rows are missing, a note in its place."""
     figure = Figure(name, subtitle=view.subtitle, reading=" ".join(FIGURES[name].__doc__.split()))
+    view.left_out.clear()
     try:
         FIGURES[name](view, figure)
+        if any(panel.doubts for panel in figure.panels):
+            figure.notes.append(f"! {results.ANOTHER_PACE}.")
+        if view.left_out:
+            figure.notes.append(results.left_out(len(view.left_out)).strip())
     except Missing as missing:
-        figure.notes = [f"Not drawn: {missing}. The command that times it:",
+        figure.notes = [f"Not drawn: {missing}.{results.left_out(len(view.left_out))} The command that times it:",
                         f"bench_mla run --profile full --model {view.model} {missing.options}"]
     figure.alt = alt_text(figure)
     return figure

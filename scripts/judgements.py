@@ -7,7 +7,7 @@ import math
 from results import short_number, short_time, times
 
 from evidence import (AGREES, DENSE_67B, LITE, LLAMA_70B, LLAMA_405B, NEAR, QWEN_72B, V2, V3, Lacking, against, agrees,
-                      billions, cite, compared, dollars, faster, gain, percent, tokens_of, what, written)
+                      billions, cite, compared, dollars, faster, gain, tenths, tokens_of, what, written)
 
 HOLDS, ONLY_IF, NOT_HERE, MISPRINT = "holds", "holds only if", "does not hold here", "figure is misprinted"
 BY_TOOL, FROM_RUN = "cannot be told by this tool", "cannot be told from this run"
@@ -40,7 +40,7 @@ def experts_are_a_reason(e, entry):
     entry.cite("xeon_70b_ratio")
     own, dense = e.account(V3, "active_parameters"), e.account(LLAMA_70B, "active_parameters")
     read = {batch: dense / e.account(V3, f"weight_bytes_per_step_fp8/batch_{batch}") for batch in (1, 2, 32)}
-    entry.figure = (f"V3 multiplies {percent(own / e.account(V3, 'total_parameters'))} of its weights a token, "
+    entry.figure = (f"V3 multiplies {tenths(own / e.account(V3, 'total_parameters'))} of its weights a token, "
                     f"{times(dense / own)} fewer than {LLAMA_70B} at any batch; at equal precision it reads "
                     + ", ".join(f"{compared(ratio, 'fewer', 'more')} at batch {batch}" for batch, ratio in read.items())
                     + f", as many at {e.account(V3, f'batch_of_equal_weights/{LLAMA_70B}'):.2f}")
@@ -96,9 +96,9 @@ def shrunk_by_mla_or_by_bits(e, entry):
     whole = e.account(DENSE_67B, f"kv_bytes_per_token/bits_{full}")
     latent = {bits: e.account(V2, f"kv_bytes_per_token/bits_{bits}") for bits in (4, 6, 8, 16)}
     entry.figure = f"{DENSE_67B}, {full} bits: {whole:,.0f} bytes a token. V2: " + "; ".join(
-        f"{bits} bits {count:,.0f} (-{percent(1 - count / whole)})" for bits, count in latent.items())
+        f"{bits} bits {count:,.0f} (-{tenths(1 - count / whole)})" for bits, count in latent.items())
     fitting = [bits for bits, count in latent.items() if round(1 - count / whole, 3) == e["v2_kv_saving"]]
-    equal = f"At equal precision it is {percent(1 - latent[full] / whole)}, not {written('v2_kv_saving')}."
+    equal = f"At equal precision it is {tenths(1 - latent[full] / whole)}, not {written('v2_kv_saving')}."
     if full in fitting:
         return HOLDS, "It is so at equal precision."
     if not fitting:
@@ -167,9 +167,9 @@ def above_cost(e, entry):
         return HOLDS, f"Every price is above it. {caveat}"
     mix = min(revenue.values()) / cost
     if mix < 1:
-        return NOT_HERE, f"At the promotion's prices a day's mix brings {percent(mix)} of its hardware. {caveat}"
+        return NOT_HERE, f"At the promotion's prices a day's mix brings {tenths(mix)} of its hardware. {caveat}"
     return ONLY_IF, ("input pays for output during the promotion: " + ", ".join(
-        f"{what(name)} is {percent(1 - over[name])} below its hardware" for name in below)
+        f"{what(name)} is {tenths(1 - over[name])} below its hardware" for name in below)
         + f", and a day's mix brings {times(mix)} its hardware. {caveat}")
 
 
@@ -230,9 +230,9 @@ def training_cost(e, entry):
                     f"of all stages at rent {dollars(rent)}")
     off = abs(hours / e["v3_pretraining_hours"] - 1)
     if agrees(hours, e["v3_pretraining_hours"]) and agrees(rent, e["text_a_training_cost"]):
-        return HOLDS, (f"The hours follow from tokens, FLOPs and utilisation within {percent(off)}; the dollars are "
+        return HOLDS, (f"The hours follow from tokens, FLOPs and utilisation within {tenths(off)}; the dollars are "
                        f"those hours at an assumed rent. {NOT_COST}")
-    return MISPRINT, f"The hours of pre-training are {percent(off)} off, or the dollars do not follow from hours."
+    return MISPRINT, f"The hours of pre-training are {tenths(off)} off, or the dollars do not follow from hours."
 
 
 @claim("G11", "That is about half of what GPT-4o or Sonnet took.",
@@ -259,7 +259,7 @@ def research_excluded(e, entry):
 def r1_cost(e, entry):
     entry.cite("text_a_r1_cost", "v3_cost", "v3_hours", "gpu_hour", "r1_cost")
     rent = e["v3_hours"] * e["gpu_hour"]
-    entry.figure = (f"V3's hours at rent are {dollars(rent)}, {percent(rent / e['text_a_r1_cost'])} of the figure that "
+    entry.figure = (f"V3's hours at rent are {dollars(rent)}, {tenths(rent / e['text_a_r1_cost'])} of the figure that "
                     "went round")
     if agrees(rent, e["text_a_r1_cost"], NEAR):
         return HOLDS, f"It is V3's in round numbers. R1's own was published later: {written('r1_cost')} on top of V3."
@@ -278,7 +278,7 @@ def all_to_all(e, entry):
                     f"{cached:,.0f} tokens cached {short_time(arithmetic)} of a GPU's peak; a step as in the report "
                     f"{short_time(step)}")
     off = abs(step / e["all_to_all_step"] - 1)
-    rest = f"The published bound follows within {percent(off)}. No network is timed here."
+    rest = f"The published bound follows within {tenths(off)}. No network is timed here."
     if link > arithmetic:
         return ONLY_IF, (f"experts are spread over nodes: then the link takes {times(link / arithmetic)} the time of "
                          f"the arithmetic, unless a token is kept to few nodes. {rest}")
@@ -312,7 +312,7 @@ def why_fast(e, entry):
     def described(row):
         count = sum(row.counters[f"bytes_{kind}"] for kind in ("weights", "kv", "activations"))
         return (f"{short_time(row.time)}, {short_number(row.counters['flops'])}FLOP, {short_number(count)}B, "
-                f"{percent(row.roof)} of ideal")
+                f"{tenths(row.roof)} of ideal")
 
     ratio = (layer.time - moe.time + dense.time) / layer.time
     step = e.row("decode_step", model=V3, batch=1, q=1)
@@ -325,7 +325,7 @@ def why_fast(e, entry):
         return NOT_HERE, "With a dense FFN of equal total size a layer would be no slower."
     shares = sorted(((row.time / layer.time, name) for name, row in parts.items()), reverse=True)
     return HOLDS, ("A token reads few of the experts that are stored. What time is left goes to "
-                   + ", ".join(f"{name} ({percent(share)})" for share, name in shares)
+                   + ", ".join(f"{name} ({tenths(share)})" for share, name in shares)
                    + "; parts timed alone need not add up to a layer.")
 
 
@@ -339,7 +339,7 @@ def priced_low(e, entry):
         return HOLDS, f"A price is below the rented hardware, so a low price is all there is to see. {NOT_COST}"
     return ONLY_IF, (f"they look no further: list prices are {times(min(over.values()))} to "
                      f"{times(max(over.values()))} the rented hardware, which for output is "
-                     f"{percent(e.floor('node_output_rate') / e['4o_output'])} of GPT-4o's price. {NOT_COST} "
+                     f"{tenths(e.floor('node_output_rate') / e['4o_output'])} of GPT-4o's price. {NOT_COST} "
                      "Here a low cost stands behind the low price.")
 
 
@@ -386,13 +386,13 @@ def share_of_price(e, entry):
     pairs = [("r1_input", "o1_input"), ("r1_output", "o1_output"), ("v3_input", "4o_input"), ("v3_output", "4o_output")]
     entry.cite("text_b_share", *(name for pair in pairs for name in pair))
     shares = {f"{what(own)} over {what(other)}": e[own] / e[other] for own, other in pairs}
-    entry.figure = "; ".join(f"{name}: {percent(share)}" for name, share in shares.items())
+    entry.figure = "; ".join(f"{name}: {tenths(share)}" for name, share in shares.items())
     fitting = [name for name, share in shares.items() if agrees(share, e["text_b_share"], NEAR)]
     if len(fitting) == len(shares):
         return HOLDS, f"All list prices say so. {NOT_COST}"
     if fitting:
         return ONLY_IF, f"{' or '.join(fitting)} is meant. {NOT_COST}"
-    return NOT_HERE, (f"List prices are {percent(min(shares.values()))} to {percent(max(shares.values()))} of "
+    return NOT_HERE, (f"List prices are {tenths(min(shares.values()))} to {tenths(max(shares.values()))} of "
                       f"OpenAI's. {NOT_COST}")
 
 
@@ -401,7 +401,7 @@ def h800(e, entry):
     parts = {"arithmetic": "bf16", "memory": "memory", "NVLink": "nvlink"}
     entry.cite(*(f"{gpu}_{part}" for part in parts.values() for gpu in ("h800", "h100")))
     ratios = {name: e[f"h800_{part}"] / e[f"h100_{part}"] for name, part in parts.items()}
-    entry.figure = "H800 over H100: " + ", ".join(f"{name} {percent(ratio)}" for name, ratio in ratios.items())
+    entry.figure = "H800 over H100: " + ", ".join(f"{name} {tenths(ratio)}" for name, ratio in ratios.items())
     cut = [name for name, ratio in ratios.items() if ratio < 1 - AGREES]
     if cut == ["memory"]:
         return HOLDS, "Memory is what was cut."
@@ -419,7 +419,7 @@ def like_its_size(e, entry):
                     + ", ".join(f"{count / 1e9:.1f} GB at batch {batch}" for batch, count in steps.items()))
     model, batches = e.experts
     entry.figure += f". Timed, {model}'s experts: " + "; ".join(
-        f"{tokens_of(n)}, {times(gain(moe, small))} dense of active size, {percent(gain(moe, large))} of dense of "
+        f"{tokens_of(n)}, {times(gain(moe, small))} dense of active size, {tenths(gain(moe, large))} of dense of "
         "total size" for n, moe, small, large in batches)
     as_large = [n for n, moe, _, large in batches if not faster(gain(large, moe))]
     if len(as_large) == len(batches):
@@ -430,7 +430,7 @@ def like_its_size(e, entry):
                          "dense FFN of all of them.")
     n, moe, small, large = batches[-1]
     return ONLY_IF, (f"{memory}. It is not so in FLOPs; in time it goes by the batch: at {tokens_of(n)} experts take "
-                     f"{times(gain(moe, small))} dense of active size, yet {percent(gain(moe, large))} of dense of "
+                     f"{times(gain(moe, small))} dense of active size, yet {tenths(gain(moe, large))} of dense of "
                      "total size.")
 
 
@@ -464,8 +464,8 @@ def workarounds(e, entry):
     used = {V3: e.utilisation(V3, e["v3_tokens"], e["v3_pretraining_hours"]), V2: e.utilisation(V2, trillion, hours),
             DENSE_67B: e.utilisation(DENSE_67B, trillion, hours / (1 - e["v2_hours_saving"]))}
     flops = e.account(DENSE_67B, "training_flops_per_token_4k") / e.account(V3, "training_flops_per_token_4k")
-    entry.figure = ("of the BF16 peak: " + ", ".join(f"{model} {percent(share)}" for model, share in used.items())
-                    + f"; of the FP8 peak V3 {percent(used[V3] * e['h800_bf16'] / e['h800_fp8'])}. {DENSE_67B} takes "
+    entry.figure = ("of the BF16 peak: " + ", ".join(f"{model} {tenths(share)}" for model, share in used.items())
+                    + f"; of the FP8 peak V3 {tenths(used[V3] * e['h800_bf16'] / e['h800_fp8'])}. {DENSE_67B} takes "
                     f"{times(flops)} V3's FLOPs a token")
     if used[V3] > used[DENSE_67B] * (1 + NEAR):
         return HOLDS, "V3 uses more of its hardware than a dense model of the same makers did."
@@ -585,7 +585,7 @@ def compute_bound(e, entry):
     row = forms["absorbed"]
     ridge, step = row.counters["peak_gflops"] / row.counters["peak_gbs"], row.counters["intensity"]
     entry.figure += (f", this machine {ridge:.0f}. With W_UK and W_UV, which are read too, a step of one sequence at "
-                     f"{context} tokens takes {step:.0f}; it ran at {percent(row.roof)} of ideal")
+                     f"{context} tokens takes {step:.0f}; it ran at {tenths(row.roof)} of ideal")
     if own <= ridge:
         return NOT_HERE, "This machine multiplies as often for each byte it reads as the cache asks for, or more."
     asks = f"asks for {times(own / ridge)} the FLOPs a byte that this machine balances"
@@ -631,16 +631,16 @@ def kernel_and_step(e, entry):
     entry.cite("xeon_kernel", "xeon_step", "xeon_bandwidth", "xeon_70b_ratio")
     whole = e.account(V3, "weight_bytes_per_step_fp8/batch_1") / e["xeon_step"] / e["xeon_bandwidth"]
     ratio = e.account(LLAMA_70B, "active_parameters") / e.account(V3, "active_parameters")
-    entry.figure = (f"there a token's bytes over its time are {percent(whole)} of the bandwidth; by bytes it should be "
+    entry.figure = (f"there a token's bytes over its time are {tenths(whole)} of the bandwidth; by bytes it should be "
                     f"{times(ratio)} as fast as {LLAMA_70B}, and was {written('xeon_70b_ratio')}")
     kernel = e.row("moe_experts", model=V3, tokens=1)
     step = (e.row("decode_step", model=V3, batch=1, q=1)
             or e.row("decoder_layer", model=V3, batch=1, attention="absorbed"))
     if not kernel or not step:
         raise Lacking("experts and a step around them", f"bench_mla run --op moe_experts,decoder_layer --model {V3}")
-    entry.figure += f". Here the kernel is at {percent(kernel.roof)} of ideal, {step.op} at {percent(step.roof)}"
+    entry.figure += f". Here the kernel is at {tenths(kernel.roof)} of ideal, {step.op} at {tenths(step.roof)}"
     if kernel.roof < e["xeon_kernel"] * (1 - NEAR):
-        return NOT_HERE, f"The kernel reaches {percent(kernel.roof)} here."
+        return NOT_HERE, f"The kernel reaches {tenths(kernel.roof)} here."
     if whole >= e["xeon_kernel"] * (1 - NEAR):
         return HOLDS, "The kernel does, and so did the whole step there."
-    return ONLY_IF, f"the kernel alone is meant: the whole step there reached {percent(whole)}."
+    return ONLY_IF, f"the kernel alone is meant: the whole step there reached {tenths(whole)}."

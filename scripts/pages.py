@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from comparison import MIN_STARTS, Compared
-from results import short_time, times
+from results import markdown, rich_console, short_time, times
 
 
 @dataclass
@@ -112,14 +112,12 @@ def summary(c):
 # ---- Formats
 
 def write_table(comparisons, out):
-    """In columns; for a terminal by rich, if that is there."""
-    try:
-        import rich.console
-    except ModuleNotFoundError:
-        return write_plain(comparisons, out)
-    if out.isatty():
-        return write_rich(comparisons, rich.console.Console(file=out, highlight=False))
-    return write_plain(comparisons, out)
+    """In columns."""
+    console = rich_console(out)
+    if console:
+        write_rich(comparisons, console)
+    else:
+        write_plain(comparisons, out)
 
 
 COLORS = {"SLOWER": "red", "FASTER": "green", "CHANGED": "magenta", "ERROR": "magenta"}
@@ -160,18 +158,15 @@ def write_plain(comparisons, out):
 
 
 def write_md(comparisons, out):
-    def escaped(text):
-        return "".join("\\" + c if c in "|~*<" else c for c in text)
-
     for part in page(comparisons):
         if isinstance(part, Heading):
-            print(f"## {escaped(part.text)}\n", file=out)
+            print(f"## {markdown(part.text)}\n", file=out)
         elif isinstance(part, Sentence):
-            print(f"{escaped(part.text)}\n", file=out)
+            print(f"{markdown(part.text)}\n", file=out)
         else:
             rule = ["---"] + ["---:"] * (len(part.columns) - 1)
             for line in (part.columns, rule, *part.lines):
-                print("|", " | ".join(map(escaped, line)), "|", file=out)
+                print("|", " | ".join(map(markdown, line)), "|", file=out)
             print(file=out)
 
 

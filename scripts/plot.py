@@ -20,14 +20,14 @@ from html import escape
 import results  # first: it finds the libraries
 from comparison import compare, load_side
 from figure_data import FIGURES, PARTS, binary, figure_of, forest_of, plain_number, view_of
-from results import Unusable, short_time, times
+from results import Unusable, short_time, standard_output, times, writing
 
 import matplotlib
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import Affine2D
 
 
@@ -101,8 +101,19 @@ def dress(axes, theme, grid="both"):
 
 
 def bare(number):
-    """1.00k is 1k at a tick."""
-    return re.sub(r"\.0+(?!\d)", "", number)
+    """1.00k is 1k at a tick, 1.50k is 1.5k."""
+    return re.sub(r"(\.\d*?)0+(?!\d)", lambda zeros: zeros[1].rstrip("."), number)
+
+
+def round_numbers(low, high, most=8):
+    """Of a logarithmic axis: the finest that are not more."""
+    powers = [10.0 ** power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+    choices = [[step * power for power in powers for step in steps]
+               for steps in ((1, 1.5, 2, 3, 4, 6, 8), (1, 2, 5), (1, 3), (1,))]
+    if high / low < 3:  # so short that even steps look even
+        choices.insert(0, MaxNLocator(most - 1, steps=[1, 2, 5, 10]).tick_values(low, high))
+    inside = [[number for number in numbers if low <= number <= high] for numbers in choices]
+    return next((numbers for numbers in inside if len(numbers) <= most), inside[-1])
 
 
 # ---- Lines
@@ -157,14 +168,14 @@ def draw_panel(axes, panel, theme, named):
         axes.plot([x], [y], marker="o", markersize=11, markerfacecolor="none", markeredgecolor=theme.ink, zorder=4)
         axes.annotate(text, (x, y), (0, 8), textcoords="offset points", ha="center", va="bottom", color=theme.ink,
                       fontsize=SMALL, zorder=5)
+    for point in panel.doubts:
+        axes.annotate("!", point, (0, 4), textcoords="offset points", ha="center", va="bottom", color=theme.ink,
+                      fontsize=TEXT, fontweight="bold", zorder=5)
     if panel.x_ticks:
         axes.xaxis.set_major_locator(FixedLocator(panel.x_ticks))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: binary(x) if panel.x_ticks else plain_number(x)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: bare(panel.y_format(y))))
-    low, high = axes.get_ylim()
-    decades = math.log10(high / low)
-    steps = (1,) if decades > 3 else (1, 3) if decades > 1.5 else (1, 2, 5)
-    axes.yaxis.set_major_locator(LogLocator(subs=steps, numticks=20))
+    axes.yaxis.set_major_locator(FixedLocator(round_numbers(*axes.get_ylim())))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(panel.x_label)
@@ -209,13 +220,12 @@ def spread(wanted, gap):
 
 # ---- Rows of ratios
 
-def ratio_axis(axes, values, margin, label):
+def ratio_axis(axes, values, label):
     axes.set_xscale("log")
-    low, high = min(values) / margin, max(values) * margin
-    axes.set_xlim(low, high)
-    steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if high / low < 4 else (1, 2, 5) if high / low < 200 else (1, 3)
-    ticks = [step * 10.0 ** power for power in range(-6, 7) for step in steps]
-    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    low, high = min(values), max(values)
+    room = max(1.05, (high / low) ** 0.04)  # for half a marker
+    axes.set_xlim(low / room, high * room)
+    axes.xaxis.set_major_locator(FixedLocator(round_numbers(low / room, high * room)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}x"))
     axes.yaxis.set_major_locator(NullLocator())
@@ -230,7 +240,7 @@ def draw_gains(figure, theme):
     lines = len(figure.gains) + len(groups)
     sheet = Sheet(figure, theme, ROW * lines)
     axes = sheet.axes(left, 0, WIDTH - left - right, ROW * lines)
-    ratio_axis(axes, [value for gain in figure.gains for value in (gain.ideal, gain.measured)] + [1], 1.3,
+    ratio_axis(axes, [value for gain in figure.gains for value in (gain.ideal, gain.measured)] + [1],
                f"{figure.axis}: filled measured, open ideal")
     axes.set_ylim(0.4 - lines, 0.6)
     axes.axvline(1, color=theme.muted, linewidth=1)
@@ -257,7 +267,7 @@ def draw_forest(figure, theme):
     sheet = Sheet(figure, theme, ROW * len(rows))
     axes = sheet.axes(left, 0, WIDTH - left - right, ROW * len(rows))
     known = [value for row in rows for value in (row.low, row.high, row.ratio, row.left) if value]
-    ratio_axis(axes, [*known, 1 / 1.05, 1.05], 1.05, figure.axis)
+    ratio_axis(axes, [*known, 1 / 1.05, 1.05], figure.axis)
     axes.set_ylim(0.4 - len(rows), 0.6)
     for at, row in enumerate(rows):
         if row.floor:
@@ -383,10 +393,12 @@ def main(arguments=None):
         parser.add_argument(f"--{flag}", help=f"the {flag} that is drawn (default: the one of most rows)")
     options = parser.parse_args(arguments)
     try:
-        only = options.only.split(",") if options.only else [*FIGURES, "forest"]
-        unknown = set(only) - {*FIGURES, "forest"}
-        if unknown:
-            raise Unusable(f"--only: expected any of {', '.join([*FIGURES, 'forest'])}, got {', '.join(unknown)}")
+        known = [*FIGURES, "forest"]
+        only = known if options.only is None else options.only.split(",")
+        if not set(only) <= set(known):
+            raise Unusable(f"--only: expected any of {', '.join(known)}, got {options.only!r}")
+        if options.out == "":
+            raise Unusable("--out: expected a folder, got ''")
         out = pathlib.Path(options.out) if options.out else figures_folder(options.files[0])
         drawn = {}  # by folder
         for file in options.files:
@@ -396,12 +408,14 @@ def main(arguments=None):
         if len(options.files) > 1 and "forest" in only:
             drawn[out] = forests(compared(options.files))
         for folder, figures in drawn.items():
-            write(figures, folder)
-            print(f"{folder}: {', '.join(figure.name for figure in figures if figure.drawn)}")
-            for figure in figures:
-                if not figure.drawn:
-                    print(f"  {figure.name}: {' '.join(figure.notes)}")
-    except (Unusable, OSError) as problem:
+            with writing(f"--out: {folder}", "a folder"):
+                write(figures, folder)
+            with standard_output() as printed:
+                print(f"{folder}: {', '.join(figure.name for figure in figures if figure.drawn)}", file=printed)
+                for figure in figures:
+                    if not figure.drawn:
+                        print(f"  {figure.name}: {' '.join(figure.notes)}", file=printed)
+    except Unusable as problem:
         print(f"plot.py: {problem}", file=sys.stderr)
         return 2
     return 0

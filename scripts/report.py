@@ -22,7 +22,7 @@ import claims
 import pages
 import plot
 from figure_data import FIGURES, figure_of, view_of
-from results import Unusable, percent, short_number, short_time, three_digits, times
+from results import Unusable, percent, quantity, short_number, short_time, three_digits, times
 
 import jinja2
 from markupsafe import Markup
@@ -37,7 +37,7 @@ TOO_MUCH = ("figures of the later files", "JSON", "rows")
 
 COLUMNS = {  # and what they mean, where that does not say it
     "row": "op/algo/type/level/model/shape/threads",
-    "time": "of one iteration, the median of the repetitions",
+    "time": "of one iteration of the middle repetition",
     "tokens/s": "of this operation or layer alone, not of the model",
     "GFLOP/s": "",
     "GB/s": "",
@@ -109,7 +109,7 @@ class Section:
     @property
     def machine(self):
         memory = self.context.get("memory_total_bytes", "unknown")
-        memory = f", {short_number(float(memory))}B of memory" if memory.isdigit() else ""
+        memory = f", {quantity(float(memory), 'B')} of memory" if memory.isdigit() else ""
         return (f"{self.context['cpu_model']}, {self.context['threads_all']} threads{memory}; "
                 f"{self.view.impl} kernels; measured {self.context['date'][:16].replace('T', ' ')}")
 
@@ -150,7 +150,7 @@ def environment():
     made = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
                               undefined=jinja2.StrictUndefined, autoescape=lambda name: name.endswith(".html.j2"))
     made.filters["kind"] = lambda part: type(part).__name__
-    made.filters["cell"] = lambda text: re.sub(r"([\\|~*_<>`])", r"\\\1", " ".join(str(text).split()))
+    made.filters["cell"] = results.markdown
     made.filters["source"] = lambda name: Markup((results.HERE / name).read_text(encoding="utf-8"))
     return made
 
@@ -182,21 +182,25 @@ def main(arguments=None):
         parser.add_argument(f"--{flag}", help=f"the {flag} of the figures (default: the one of most rows)")
     options = parser.parse_args(arguments)
     try:
+        page = pathlib.Path(options.files[0]).with_suffix(".html") if options.out is None else pathlib.Path(options.out)
+        if page.suffix != ".html":  # nor is a result file written over
+            raise Unusable(f"--out: expected a name that ends in .html, got {options.out!r}")
         loaded = [results.load(file) for file in options.files]
         sections = [Section(result, view_of(result, options.model, options.dtype, options.impl), number)
                     for number, result in enumerate(loaded)]
         comparisons = plot.compared(options.files)
         compared = list(zip(plot.forests(comparisons), (list(pages.page_of(comparison)) for comparison in comparisons)))
-        page = pathlib.Path(options.out or pathlib.Path(options.files[0]).with_suffix(".html"))
         text, folder = page.with_suffix(".md"), plot.figures_folder(page)
         figures = [figure for section in sections for figure in section.figures] + [forest for forest, _ in compared]
-        pictures = plot.write(figures, folder)
-        page.write_text(html_of(sections, compared, pictures), encoding="utf-8")
-        text.write_text(markdown_of(sections[0], compared, folder.name), encoding="utf-8")
-    except (Unusable, OSError) as problem:
+        with results.writing(f"--out: {page}", "a page"):
+            pictures = plot.write(figures, folder)
+            page.write_text(html_of(sections, compared, pictures), encoding="utf-8")
+            text.write_text(markdown_of(sections[0], compared, folder.name), encoding="utf-8")
+        with results.standard_output() as out:
+            print(f"report   {page}\n         {text}\nfigures  {folder}/", file=out)
+    except Unusable as problem:
         print(f"report.py: {problem}", file=sys.stderr)
         return 2
-    print(f"report   {page}\n         {text}\nfigures  {folder}/")
     return 0
 
 

@@ -1,11 +1,11 @@
 """Result files of bench_mla run: read, checked, repetitions merged; and what the scripts share in showing them."""
+import contextlib
 import functools
 import json
 import math
 import os
 import pathlib
 import re
-import statistics
 import sys
 from dataclasses import dataclass, field
 
@@ -29,15 +29,39 @@ class Unusable(Exception):
     """file: field: what was expected."""
 
 
+@contextlib.contextmanager
+def writing(where, what):
+    """Of what is written meanwhile: where it goes, and what was expected there."""
+    try:
+        yield
+    except OSError as error:
+        raise Unusable(f"{where}: expected {what} that can be written: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def standard_output():
+    """What is printed meanwhile has arrived at the end, unless its reader left early, as a pager may be left."""
+    with writing("standard output", "a file"):
+        try:
+            yield sys.stdout
+            sys.stdout.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries it again at its end
+            if not isinstance(error, BrokenPipeError):
+                raise
+
+
 @dataclass
 class Row:
-    """A kernel at a shape: op/algo/dtype/impl/model/key:value.../threads:n. Numbers are medians over repetitions."""
+    """A kernel at a shape: op/algo/dtype/impl/model/key:value.../threads:n. Its time and its counters are those of the
+    middle repetition, as in the verdict: medians of each would be of different ones, whose product nobody measured."""
     name: str
     label: str = ""
     seconds: np.ndarray = field(default_factory=lambda: np.empty(0))  # one per repetition
     counters: dict = field(default_factory=dict)
     error: str = None  # what went wrong; then there are no seconds
     entries: list = field(default_factory=list, repr=False)  # as they are in the file
+    usual_pace: bool = True  # of the machine beside it, as bench/pace.h has it: else its time is no evidence
 
     def __post_init__(self):
         self.op, self.algo, self.dtype, self.impl, self.model, *keys = self.name.split("/")
@@ -45,13 +69,13 @@ class Row:
 
     @functools.cached_property
     def time(self):
-        return float(np.median(self.seconds)) if len(self.seconds) else math.nan
+        return float(np.sort(self.seconds)[_middle(self.seconds)]) if len(self.seconds) else math.nan
 
     @property
     def whole_seconds(self):
         """Of the whole model where only some of its layers were run."""
-        rate = self.counters.get("model_tokens_per_second", 0)
-        return self.number("batch") * self.number("q") / rate if rate > 0 else self.time
+        rate, batch, new = self.counters.get("model_tokens_per_second"), self.number("batch"), self.number("q")
+        return batch * new / rate if rate and batch and new else self.time
 
     @property
     def uniformly_routed(self):
@@ -86,6 +110,10 @@ class Row:
         return int(value) if value.isdigit() else None
 
 
+MOST_OFF = 1.25  # of peaks beside a row, from the middle of their kind
+MOST_ROOF = 1.1  # beyond, the peak was measured slower than the row ran
+
+
 @dataclass
 class Result:
     path: str
@@ -95,6 +123,15 @@ class Result:
 
     def __post_init__(self):
         self.by_name = {row.name: row for row in self.rows}
+        peaks = {}  # of rows whose peaks are of one kind
+        for row in self.select():
+            memory = row.counters["bound"]
+            kind = row.keys["threads"], row.impl, memory or row.label.partition(";")[0]
+            peaks.setdefault(kind, []).append((row.counters["peak_gbs" if memory else "peak_gflops"], row))
+        for some in peaks.values():
+            middle = sorted(peak for peak, _ in some)[len(some) // 2]
+            for peak, row in some:
+                row.usual_pace = middle / MOST_OFF <= peak <= middle * MOST_OFF and row.roof <= MOST_ROOF
 
     def select(self, op=None, algo=None, dtype=None, impl=None, model=None, **keys):
         """Rows without an error whose parts are these, in the order of the file; a key that is None is to be absent."""
@@ -172,15 +209,18 @@ def read_json(path):
 
 
 def _row(name, entries):
-    label = next((entry["label"] for entry in entries if "label" in entry), "")
     error = next((entry["error_message"] for entry in entries if "error_occurred" in entry), None)
     if error is not None:
-        return Row(name, label, error=error, entries=entries)
-    counters = {key for entry in entries for key, value in entry.items()
-                if key not in _GOOGLE and isinstance(value, (int, float))}
-    medians = {key: statistics.median(entry[key] for entry in entries if key in entry) for key in sorted(counters)}
+        return Row(name, error=error, entries=entries)
+    middle = sorted(entries, key=lambda entry: entry["real_time"])[_middle(entries)]
+    counters = {key: value for key, value in middle.items() if key not in _GOOGLE and isinstance(value, (int, float))}
     seconds = np.array([entry["real_time"] for entry in entries]) * 1e-6  # the schema has microseconds only
-    return Row(name, label, seconds, medians, entries=entries)
+    return Row(name, middle["label"], seconds, counters, entries=entries)
+
+
+def _middle(repetitions):
+    """Which of them, by time, stands for the row; of an even number the earlier, as bench/reporter.cpp has it."""
+    return (len(repetitions) - 1) // 2
 
 
 _SCHEMA = HERE / "result.schema.json"
@@ -207,8 +247,10 @@ def _expected(error):
                        if key not in known and not any(re.search(pattern, key) for pattern in patterns))
         return f"expected only fields that {_SCHEMA.name} knows, got {strange}"
     words = {"const": "", "type": "", "enum": "one of ", "pattern": "text like ", "minimum": "at least ",
-             "exclusiveMinimum": "more than "}
+             "exclusiveMinimum": "more than ", "maximum": "at most "}
     rule = error.validator_value if error.validator == "type" else json.dumps(error.validator_value)
+    if error.validator == "pattern":
+        rule = error.schema.get("description", rule)
     got = json.dumps(error.instance)
     got = got if len(got) < 80 else got[:77] + "..."
     return f"expected {words.get(error.validator, error.validator + ' ')}{rule}, got {got}"
@@ -244,11 +286,16 @@ def three_digits(value):
     return f"{value:.2f}" if magnitude < 9.995 else f"{value:.1f}" if magnitude < 99.95 else f"{value:.0f}"
 
 
-def short_number(value):
-    for unit in ("", "k", "M", "G", "T", "P"):
-        if abs(value) < 999.5 or unit == "P":
-            return three_digits(value) + unit
+def quantity(value, unit):
+    """25.3 GB"""
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if abs(value) < 999.5 or prefix == "P":
+            return f"{three_digits(value)} {prefix}{unit}"
         value /= 1000
+
+
+def short_number(value):
+    return quantity(value, "").replace(" ", "")
 
 
 def short_time(seconds):
@@ -258,10 +305,33 @@ def short_time(seconds):
     return f"{three_digits(seconds)} s"
 
 
-def percent(fraction):
-    return f"{100 * fraction:.0f}%"
+def percent(fraction, decimals=0):
+    return f"{100 * fraction:.{decimals}f}%"
 
 
 def times(ratio):
     """A ratio of which 1 means equal: 1.71x."""
     return f"{three_digits(ratio)}x"
+
+
+ANOTHER_PACE = ("measured while the machine's peaks were more than a quarter off their middle, or below what the row "
+                "reached")
+
+
+def left_out(count):
+    """A sentence about so many rows, after another one."""
+    return f" Left out: {count} row{'s' * (count > 1)} {ANOTHER_PACE}." if count else ""
+
+
+def markdown(text):
+    """A text that stands for itself in a line or a cell of Markdown. Inside of words _ does so anyway."""
+    return re.sub(r"[\\|~*<>`]|\b_|_\b", r"\\\g<0>", " ".join(str(text).split()))
+
+
+def rich_console(out):
+    """Of a terminal, where rich is there; else None."""
+    try:
+        import rich.console
+    except ModuleNotFoundError:
+        return None
+    return rich.console.Console(file=out, highlight=False) if out.isatty() else None

@@ -47,7 +47,7 @@ PREFILLS = [name for name in SECONDS if name.startswith("mla_prefill/expanded")]
 
 def row(name, seconds, **counters):
     usual = {"roof": 0.8, "flops": 1e9, "bytes_weights": 5e7, "bytes_kv": 5e6, "bytes_activations": 1e5,
-             "peak_gflops": 3000.0, "peak_gbs": 30.0, "intensity": 30.0}
+             "peak_gflops": 3000.0, "peak_gbs": 30.0, "intensity": 30.0, "bound": 1}
     return Row(f"{name}/threads:all", seconds=np.array([seconds]), counters={**usual, **counters})
 
 
@@ -259,7 +259,8 @@ def test_rows_that_cannot_be_compared_are_left_alone(accounts):
     absurd = []
     for name in SECONDS:
         skewed, other = row(f"{name}/overlap:0.4", 1e-6), row(name.replace("/avx512/", "/avx2/"), 1e-6)
-        wrong, single = row(name, 1e-6), Row(f"{name}/threads:1", seconds=np.array([1e-6]), counters={"roof": 1.0})
+        wrong, single = row(name, 1e-6), row(name, 1e-6)
+        single = Row(f"{name}/threads:1", seconds=single.seconds, counters=single.counters)
         wrong.error, wrong.seconds = "wrong result", np.empty(0)
         absurd += [skewed, other, wrong, single, row(name.replace("/bf16/", "/int4/"), 1e-6)]
     assert claims.ledger(result_of(absurd + run().rows), accounts) == usual
@@ -284,6 +285,13 @@ def test_one_missing_row_is_missed(accounts):
                          LAYER: {"G9", "N1", "F9"}}.items():
         entries = by_id(run({name: None}), accounts)
         assert {ident for ident, entry in entries.items() if entry["verdict"] == FROM_RUN} == idents, name
+
+
+def test_a_row_at_another_pace_is_no_evidence_and_the_reason_says_so(accounts):
+    for counters in ({"peak_gbs": 15.0}, {"roof": 1.2}):
+        entry = by_id(run(counters={GQA8: counters}), accounts)["G2"]
+        assert entry["verdict"] == FROM_RUN
+        assert "Left out: 1 row measured while" in entry["why"]
 
 
 def test_a_skewed_router_is_no_evidence(accounts):

@@ -312,6 +312,12 @@ def test_crossings(gains, text):
     assert [value for what, value in drawn.items() if what.endswith("faster")] == [text]
 
 
+def test_rows_at_another_pace_conclude_nothing():
+    start = decode({1024: (2.0, 1.0), 4096: (1.0, 2.0)})
+    next(row for row in start.rows if row.keys["ctx"] == "4096").usual_pace = False
+    assert [what.rpartition(":")[2] for what in conclusions.conclusions([start])] == ["1024"]
+
+
 def test_moe_meets_its_dense_twins_though_their_keys_differ():
     rows = {"moe_experts/grouped/bf16/avx2/DeepSeek-V3/tokens:8/routing:uniform/threads:all": [2.0],
             "dense_ffn/panels/bf16/avx2/DeepSeek-V3~dense_active/tokens:8/intermediate_size:18432/threads:all": [1.0],

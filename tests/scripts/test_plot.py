@@ -1,5 +1,6 @@
 """The figures: what is in them, what they say where rows are missing, and that what is drawn can be read."""
 import json
+import re
 import shlex
 import subprocess
 import xml.etree.ElementTree as ElementTree
@@ -129,7 +130,7 @@ def test_roofline():
         made[row] = (made[row][0], {**made[row][1], "peak_gbs": 90 + 10 * (at % 3), "intensity": 2, "gflops": 7})
     figure = figure_of("roofline", view(made))
     roof, clouds = figure.panels[0].lines[0], figure.panels[0].lines[1:]
-    assert roof.label == "fma_f32 500GFLOP/s"
+    assert roof.label == "fma_f32 500 GFLOP/s"
     assert roof.points == [(1, 100), (5, 500), (10, 500)]  # the bend is where 100 GB/s meet 500 GFLOP/s
     assert all(set(cloud.points) == {(2, 7)} and not cloud.joined for cloud in clouds)
     # Of all rows on all threads, each once.
@@ -252,12 +253,83 @@ def test_forest():
     assert not figure.drawn and "no row" in figure.notes[0]
 
 
+# ---- Rows at another pace than the machine's usual one
+
+def disturbed(*parts):
+    """The rows, those whose names hold all parts measured while memory had half its speed."""
+    return {row: (seconds, {**counters, "peak_gbs": 50} if all(part in row for part in parts) else counters)
+            for row, (seconds, counters) in rows().items()}
+
+
+def test_gains_leave_them_out_and_say_so():
+    figure = figure_of("claim_card", view(disturbed("~mha", "ctx:4096")))
+    assert [gain.label for gain in figure.gains if gain.group.startswith("MLA decode")] == [
+        "GQA-8", "MQA", "its expanded cache"]
+    assert any("Left out: 1 row measured while" in note for note in figure.notes)
+    assert not any("Left out" in note for note in figure_of("claim_card", view()).notes)
+    figure = figure_of("token_time", view(disturbed("mla_project")))
+    assert not figure.drawn and "Left out: 1 row measured while" in figure.notes[0]
+    assert not figure_of("thread_scaling", view(disturbed("mla_decode/absorbed", "ctx:4096/threads:all"))).drawn
+
+
+def test_lines_mark_them_and_cross_without_them():
+    crossing = figure_of("decode_context", view()).panels[0].marks
+    panel = figure_of("decode_context", view(disturbed("~gqa8", "ctx:1024"))).panels[0]
+    assert panel.doubts == [(1024, 500)]
+    assert len(panel.marks) < len(crossing)
+    figure = figure_of("moe_batch", view(disturbed("dense_active", "tokens:8/")))
+    assert figure.panels[0].doubts == [(8, 0.5e-3)] and figure.notes[-1].startswith("! measured while")
+    assert figure.notes[-1] in figure.alt
+    drawn, _ = plot.render(figure, plot.LIGHT)
+    assert ">!</text>" in drawn
+    panels = figure_of("prefill_prompt", view(disturbed("mla_prefill/expanded", "q:64/past:4096/"))).panels
+    assert [len(one.doubts) for one in panels] == [0, 1, 0]
+
+
 # ---- Small parts
+
+def test_a_level_of_which_three_products_make_one_multiplication_says_so():
+    made = {row: (seconds, {**counters, "label": "dot_int8", "peak_gflops": 500})
+            for row, (seconds, counters) in rows().items()}
+    for measured, label in (("1500", "dot_int8/3 500 GFLOP/s"), ("500", "dot_int8 500 GFLOP/s")):
+        figure = figure_of("roofline", view(made, peak_gflops_dot_int8_avx2_threads_all=measured))
+        assert figure.panels[0].lines[0].label == label
+        assert any(note.startswith("/3:") for note in figure.notes) == ("/3" in label)
+
+
+@pytest.mark.parametrize("low, high, ticks", [
+    (2.3, 4.9, [2.5, 3, 3.5, 4, 4.5]), (0.9, 1.32, [0.9, 1, 1.1, 1.2, 1.3]),
+    (0.33, 4.7, [0.4, 0.6, 0.8, 1, 1.5, 2, 3, 4]), (2.2, 11, [3, 4, 6, 8, 10]),
+    (1.2e-3, 0.9, [2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]), (7e7, 5e12, [1e8, 1e9, 1e10, 1e11, 1e12]),
+])
+def test_ticks_are_round_and_as_many_as_have_room(low, high, ticks):
+    assert plot.round_numbers(low, high) == pytest.approx(ticks)
+
+
+def test_nothing_of_a_forest_is_cut_at_its_edges():
+    base, new = (Side(name, [synthetic.result({row: [seconds] for row, seconds in some.items()}, cpu_model=name)])
+                 for name, some in (("a", {row: 1 for row in synthetic.NAMES[:2]}),
+                                    ("b", dict(zip(synthetic.NAMES[:2], (28, 0.2))))))
+    with plot.plt.rc_context(plot.STYLE):
+        canvas = plot.draw_forest(figure_data.forest_of(compare(base, new), "forest"), plot.LIGHT)
+    axes, = canvas.axes
+    points = canvas.dpi / 72
+    box, marker = axes.get_window_extent(), 4 * points  # half of a dot or a diamond, with its edge
+    for line in axes.lines[:-1]:  # the last is at 1
+        across = axes.transData.transform(line.get_xydata())[:, 0]
+        assert box.x0 + marker <= across.min() and across.max() <= box.x1 - marker
+    plot.plt.close(canvas)
+
+
+def test_lines_that_differ_by_noise_do_not_cross():
+    assert figure_data.meetings([(1, 100), (16, 40)], [(1, 99), (16, 50)]) == []
+    assert figure_data.meetings([(1, 100), (4, 51), (16, 40)], [(1, 90), (4, 50), (16, 50)]) != []
+
 
 def test_crossings_are_straight_on_logarithmic_axes():
     falling, flat = [(1, 4), (4, 1), (16, 0.25)], [(1, 2), (4, 2), (16, 2)]
-    assert figure_data.crossings(falling, flat) == [pytest.approx((2, 2))]
-    assert figure_data.crossings(flat, flat) == []
+    assert figure_data.meetings(falling, flat) == [pytest.approx((2, 2))]
+    assert figure_data.meetings(flat, flat) == []
 
 
 def test_names_are_apart_and_inside():
@@ -269,7 +341,7 @@ def test_names_are_apart_and_inside():
 
 def test_ticks_have_room():
     line = figure_data.Line("", figure_data.OWN, [(x, 1) for x in (1, 4, 16, 32, 64, 96, 128, 160, 192, 256, 512)])
-    assert figure_data.ticks([line]) == [1, 4, 32, 128, 512]
+    assert figure_data.ticks([line]) == [1, 4, 16, 32, 64, 128, 256, 512]
     assert figure_data.ticks([line], 4) == [4, 64, 512]
 
 
@@ -372,6 +444,7 @@ def test_what_is_no_result_is_one_sentence_and_status_2(content, tmp_path, capsy
 
 def test_bad_flags_are_one_sentence_and_status_2(tmp_path, capsys):
     source = str(synthetic.write(tmp_path / "made.json", rows(), **CONTEXT))
-    for flags in (["--only", "pie"], ["--model", "x"], ["--dtype", "f16"], ["--impl", "sse"]):
+    for flags in (["--only", "pie"], ["--only", ""], ["--model", "x"], ["--dtype", "f16"], ["--impl", "sse"],
+                  ["--out", source], ["--out", ""]):
         assert plot.main([source, *flags]) == 2
-        assert flags[0] in capsys.readouterr().err
+        assert re.fullmatch(rf"plot\.py: [^\n]*{flags[0]}: [^\n]*expected [^\n]+\n", capsys.readouterr().err)

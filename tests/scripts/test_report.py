@@ -162,6 +162,16 @@ def test_what_is_no_result_is_one_sentence_and_status_2(content, tmp_path, capsy
     assert not file.with_suffix(".html").exists()
 
 
+def test_a_page_that_cannot_be_written_is_one_sentence_and_status_2(tmp_path, capsys):
+    file = made(tmp_path / "made.json")
+    kept = file.read_bytes()
+    for out in (file / "in-a-file.html", file, tmp_path / "page.md", ""):
+        assert report.main([str(file), "--out", str(out)]) == 2
+        output = capsys.readouterr()
+        assert re.fullmatch(r"report\.py: --out: [^\n]*expected [^\n]+\n", output.err), output.err
+    assert file.read_bytes() == kept
+
+
 # ---- In a browser
 
 @pytest.fixture(scope="module")

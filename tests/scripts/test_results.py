@@ -1,4 +1,5 @@
 import json
+import math
 import pathlib
 import re
 import subprocess
@@ -19,9 +20,9 @@ def test_a_made_file_follows_the_schema(tmp_path):
     results.load(synthetic.write(tmp_path / "made.json", rows))
 
 
-def test_repetitions_are_merged_into_medians():
+def test_the_middle_repetition_stands_for_the_row():
     rows = synthetic.entries(NAMES[0], [3e-3, 1e-3, 2e-3])
-    for entry, roof in zip(rows, (0.9, 0.1, 0.6)):
+    for entry, roof in zip(rows, (0.7, 0.8, 0.9)):
         entry["roof"] = roof
     made = synthetic.document({})
     made["benchmarks"] = rows + synthetic.entries(NAMES[1], [5e-3])
@@ -29,12 +30,21 @@ def test_repetitions_are_merged_into_medians():
     assert [row.name for row in result.rows] == NAMES[:2]
     row = result.by_name[NAMES[0]]
     assert row.time == pytest.approx(2e-3)
-    assert row.roof == 0.6
-    assert row.ideal_seconds == pytest.approx(1.2e-3)
+    assert row.roof == 0.9
+    assert row.ideal_seconds == pytest.approx(1.8e-3)
     assert row.seconds == pytest.approx([3e-3, 1e-3, 2e-3])
     assert row.counters["flops"] == synthetic.COUNTERS["flops"]
     assert "iterations" not in row.counters and "real_time" not in row.counters
     assert len(row.entries) == 3
+
+
+def test_of_an_even_number_the_earlier_of_the_two_in_the_middle_stands_for_the_row():
+    rows = synthetic.entries(NAMES[0], [4e-3, 2e-3, 3e-3, 1e-3])
+    for entry, roof in zip(rows, (0.4, 0.2, 0.3, 0.1)):
+        entry["roof"] = roof
+    made = synthetic.document({})
+    row, = results.result_of({**made, "benchmarks": rows}, "made.json").rows
+    assert (row.time, row.roof) == (pytest.approx(2e-3), 0.2)
 
 
 def test_the_parts_of_a_name():
@@ -64,6 +74,34 @@ def test_an_error_in_one_repetition_is_the_rows():
     row, = results.result_of(made, "made.json").rows
     assert row.error == "wrong result"
     assert np.isnan(row.time)
+
+
+def paced(peaks, **counters):
+    """Rows whose peaks of memory are these."""
+    return synthetic.result({name: ([1.0], {"peak_gbs": peak, **counters}) for name, peak in zip(NAMES, peaks)})
+
+
+def test_the_usual_pace_is_within_a_quarter_of_the_middle_peak_and_no_row_outruns_its_own():
+    made = paced([100, 100, 100, 124, 126, 81, 79])
+    assert [row.usual_pace for row in made.rows] == [True, True, True, True, False, True, False]
+    made = synthetic.result({NAMES[0]: ([1.0], {"roof": 1.11}), NAMES[1]: ([1.0], {"roof": 1.09})})
+    assert [row.usual_pace for row in made.rows] == [False, True]
+
+
+def test_the_pace_goes_by_peaks_of_one_kind():
+    rows = {NAMES[at]: ([1.0], {"peak_gbs": gbs, "peak_gflops": gflops, "bound": bound, "label": label})
+            for at, (gbs, gflops, bound, label) in enumerate((
+                (100, 1, 1, "fma_f32"), (100, 9, 1, "dot_int8"), (1, 500, 0, "fma_f32"), (1, 900, 0, "tile_bf16")))}
+    rows[NAMES[4].replace("threads:all", "threads:1")] = [1.0], {"peak_gbs": 20}
+    rows[NAMES[5]] = [1.0], {"error": "wrong"}
+    assert all(row.usual_pace for row in synthetic.result(rows).rows)
+
+
+def test_the_time_of_the_whole_model_is_of_rows_that_say_how_many_tokens():
+    rate, keys = {"model_tokens_per_second": 4}, "batch:2/q:3/ctx:1/threads:all"
+    step = f"decode_step/composed/bf16/avx2/DeepSeek-V3/{keys}"
+    made = synthetic.result({step: ([1.0], rate), NAMES[0]: ([1.0], rate), NAMES[1]: [1.0]})
+    assert [row.whole_seconds for row in made.rows] == [1.5, 1, 1]
 
 
 def test_select():
@@ -105,8 +143,19 @@ BAD = {
     "type": (spoiled(lambda row: row.update(roof="high")), r'benchmarks\[1\]\.roof: expected number, got "high"'),
     "lacks": (spoiled(lambda row: row.pop("roof")), r"benchmarks\[1\]: expected roof"),
     "typo": (spoiled(lambda row: row.update(rooof=1)), r"benchmarks\[1\]: expected only fields that .*, got rooof"),
-    "name": (spoiled(lambda row: row.update(name="x")), r'benchmarks\[1\]\.name: expected text like ".*", got "x"'),
-    "time": (spoiled(lambda row: row.update(real_time=0)), r"benchmarks\[1\]\.real_time: expected more than 0, got 0"),
+    "name": (spoiled(lambda row: row.update(name="x")), r'benchmarks\[1\]\.name: expected text like op/.*, got "x"'),
+    "time": (spoiled(lambda row: row.update(real_time=0)),
+             r"benchmarks\[1\]\.real_time: expected at least 1e-06, got 0"),
+    "endless": (spoiled(lambda row: row.update(roof=math.inf)).replace("Infinity", "1e999"),
+                r"benchmarks\[1\]\.roof: expected at most 1e\+30, got Infinity"),
+    "digits": (spoiled(lambda row: row.update(real_time=10 ** 400)),
+               r"benchmarks\[1\]\.real_time: expected at most 1e\+30, got 1000"),
+    "ruler": (spoiled(lambda row: row.update(peak_gbs=0)), r"benchmarks\[1\]\.peak_gbs: expected more than 0, got 0"),
+    "slow": (spoiled(lambda row: row.update(peak_gflops=0)), r"benchmarks\[1\]\.peak_gflops: expected more than 0"),
+    "canary": (json.dumps(synthetic.document({NAMES[0]: [1.0]}, canary_gbs_before="0")),
+               r'context\.mmb\.canary_gbs_before: expected text like a number above 0, got "0"'),
+    "account": (json.dumps(synthetic.document({NAMES[0]: [1.0]}, accounts="DeepSeek-V3: total_parameters e")),
+                r"context\.mmb\.accounts: expected text like model: key number"),
 }
 
 
@@ -130,6 +179,45 @@ def test_a_file_that_cannot_be_read(tmp_path):
             results.load(path)
 
 
+def test_gains_are_those_of_the_verdict():
+    result = results.load(SCRIPTS.parent / "bench/runs/xeon-2-cores.json")
+    said = re.findall(r"^ +(\d+) tokens?,.* ([\d.]+)x faster \(ideal ([\d.]+)x\) than dense of equal total size",
+                      result.context["mmb.verdict"].partition("Experts of one DeepSeek-V3 layer")[2], re.M)
+    assert said
+    for tokens, measured, ideal in said:
+        experts, = result.select("moe_experts", model="DeepSeek-V3", tokens=tokens, threads="all")
+        dense, = result.select("dense_ffn", model="DeepSeek-V3~dense_total", tokens=tokens, threads="all")
+        gains = dense.time / experts.time, dense.ideal_seconds / experts.ideal_seconds
+        assert gains == pytest.approx((float(measured), float(ideal)), rel=0.05)  # of two digits at the least
+
+
+FULL = pathlib.Path("/dev/full")
+
+
+@pytest.mark.parametrize("command", ["compare.py made.json made.json", "claims.py made.json", "plot.py made.json",
+                                     "report.py made.json"])
+@pytest.mark.skipif(not FULL.exists(), reason=f"no {FULL}")
+def test_a_full_standard_output_is_one_sentence_and_status_2(tmp_path, command):
+    synthetic.write(tmp_path / "made.json", {NAMES[0]: [1.0]})
+    script, *files = command.split()
+    with FULL.open("w") as full:
+        ended = subprocess.run([sys.executable, SCRIPTS / script, *files], cwd=tmp_path, stdout=full,
+                               stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 2
+    assert re.fullmatch(rf"{re.escape(script)}: standard output: expected [^\n]+\n", ended.stderr), ended.stderr
+
+
+@pytest.mark.parametrize("command", ["compare.py made.json made.json", "claims.py made.json"])
+def test_who_reads_the_output_may_leave_early(tmp_path, command):
+    synthetic.write(tmp_path / "made.json", {NAMES[0]: [1.0]})
+    script, *files = command.split()
+    with subprocess.Popen([sys.executable, SCRIPTS / script, *files], cwd=tmp_path, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True) as started:
+        started.stdout.close()
+        assert started.stderr.read() == ""
+    assert started.returncode == 0
+
+
 def test_a_real_file(smoke_file):
     result = results.load(smoke_file)
     assert len(result.rows) > 10
@@ -145,6 +233,14 @@ def test_a_real_file(smoke_file):
 ])
 def test_numbers_in_words(write, value, text):
     assert write(value) == text
+
+
+@pytest.mark.parametrize("text, escaped", [
+    ("a | b", r"a \| b"), ("~mha *and* `x` <b>", r"\~mha \*and\* \`x\` \<b\>"), ("two\nlines", "two lines"),
+    ("mla_decode and _this_", r"mla_decode and \_this\_"), ("a\\b", r"a\\b"),
+])
+def test_a_text_stands_for_itself_in_markdown(text, escaped):
+    assert results.markdown(text) == escaped
 
 
 def test_every_script_says_what_it_needs_and_requirements_pin_it():
