@@ -327,16 +327,18 @@ void Suite::time(Row& row, benchmark::State& state) {
   state.counters["threads_used"] = count(row.threads);
   state.counters["bound"] = memory_bound(cost, machine);
   state.counters["err"] = row.verification->err;
-  // Of the instructions that most of the row's work is for.
+  // Of the instructions that most of the row's work is for; /3: of which three products make one multiplication.
   const auto most = [&](double flops) { return 2 * flops > cost.flops; };
   const double digits = machine.digit_flops_per_second();
+  const std::string bf16 =
+      std::string(machine.bf16_class) + (machine.rounded_flops_per_second > machine.bf16_flops_per_second ? "/3" : "");
   const auto [peak, instructions] =
-      cost.rounded_flops > 0 ? std::pair(machine.rounded_flops_per_second, machine.bf16_class)
+      cost.rounded_flops > 0 ? std::pair(machine.rounded_flops_per_second, std::string(machine.bf16_class))
       : most(cost.digit_flops)
-          ? std::pair(digits, digits > machine.bf16_flops_per_second ? machine.int8_class : machine.bf16_class)
-      : most(cost.bf16_flops) ? std::pair(machine.bf16_flops_per_second, machine.bf16_class)
-      : most(cost.int8_flops) ? std::pair(machine.int8_flops_per_second, machine.int8_class)
-                              : std::pair(machine.flops_per_second, machine.flops_class);
+          ? std::pair(digits, digits > machine.bf16_flops_per_second ? std::string(machine.int8_class) + "/3" : bf16)
+      : most(cost.bf16_flops) ? std::pair(machine.bf16_flops_per_second, bf16)
+      : most(cost.int8_flops) ? std::pair(machine.int8_flops_per_second, std::string(machine.int8_class))
+                              : std::pair(machine.flops_per_second, std::string(machine.flops_class));
   state.counters["peak_gflops"] = peak / kGiga;
   state.SetLabel(instructions + (row.note.empty() ? "" : "; " + row.note));
   state.counters["peak_gbs"] = machine.bytes_per_second / kGiga;

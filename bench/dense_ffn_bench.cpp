@@ -4,6 +4,7 @@
 
 #include "bench.h"
 #include "ops.h"
+#include "whole_model.h"
 
 namespace mmb {
 
@@ -14,9 +15,8 @@ void register_dense_ffn(Suite& suite) {
         const auto tokens =
             suite.batches({.smoke = {1, 5}, .quick = {1, 8, 32}, .full = {1, 2, 4, 8, 16, 32, 64, 128}});
         const int64_t last = model.need(&Model::num_hidden_layers) - 1;
-        for (const Model& dense : model.moe_layers() ? std::vector{counterfactual(model, "dense_active"),
-                                                                   counterfactual(model, "dense_total")}
-                                                     : std::vector{model})
+        const std::vector<Model> rivals = rivals_in_ffn(model);
+        for (const Model& dense : rivals.empty() ? std::vector{model} : rivals)
           for (int64_t n : tokens)
             suite.add<DenseFfn, reference::dense_ffn<double>>(dense, DenseFfn::shape(dense, last, n));
       });

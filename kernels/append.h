@@ -20,11 +20,11 @@ MMB_OP void append_row(const float* x, int64_t width, T* row) {
 // place(n, b, slot) for this thread's new tokens n: token n belongs into slot `slot` of sequence b's cache.
 template <class Place>
 MMB_OP void each_slot(const Sequences& sequences, const Place& place) {
-  const Share tokens = share(sequences.first[sequences.batch]);
+  const Share tokens = share(sequences.tokens());
   int64_t b = 0;
   for (int64_t n = tokens.begin; n < tokens.end; ++n) {
     while (n >= sequences.first[b + 1]) ++b;
-    place(n, b, sequences.context[b] - (sequences.first[b + 1] - n));
+    place(n, b, sequences.slot(b, n));
   }
 }
 

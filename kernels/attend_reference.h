@@ -17,7 +17,7 @@ struct View {
 inline View view(const Sequences& s, int64_t n) {
   int64_t b = 0;
   while (n >= s.first[b + 1]) ++b;
-  return {b, s.context[b] - (s.first[b + 1] - 1 - n)};
+  return {b, s.slot(b, n) + 1};
 }
 
 // The first n elements of token `t` of a cache of such rows.

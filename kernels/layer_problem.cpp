@@ -10,7 +10,7 @@ ArenaCache::ArenaCache(Arena& arena, const Sequences& sequences, int64_t heads, 
       heads_(heads),
       capacity_(capacity),
       row_bytes_(row_bytes),
-      kept_(sequences.first[sequences.batch] * heads * row_bytes_) {
+      kept_(sequences.tokens() * heads * row_bytes_) {
   next();
 }
 
@@ -45,10 +45,9 @@ void* ArenaCache::copy() const {
 }
 
 Buffer<int64_t> positions_of(const Sequences& sequences) {
-  Buffer<int64_t> positions(sequences.first[sequences.batch]);
+  Buffer<int64_t> positions(sequences.tokens());
   for (int64_t b = 0; b < sequences.batch; ++b)
-    for (int64_t n = sequences.first[b]; n < sequences.first[b + 1]; ++n)
-      positions[n] = sequences.context[b] - (sequences.first[b + 1] - n);
+    for (int64_t n = sequences.first[b]; n < sequences.first[b + 1]; ++n) positions[n] = sequences.slot(b, n);
   return positions;
 }
 

@@ -132,9 +132,7 @@ MMB_OP void begin_rows(const Rows& rows, const Tile& tile, int64_t lanes, int T,
 }
 
 MMB_OP VecInt limits(const int32_t* limit, int64_t begin) {
-  VecInt v;
-  memcpy(&v, limit, sizeof v);
-  return v - static_cast<int32_t>(begin);
+  return load_ints(limit) - static_cast<int32_t>(begin);
 }
 
 // out = sum_i w_i o_i / sum_i w_i l_i with w_i = 2^(m_i - max m), for row `row` of a tile in `count` parts.

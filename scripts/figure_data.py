@@ -134,10 +134,6 @@ class View:
         """The first of them, as the verdict takes it, or None."""
         return next(iter(self.rows(op, **parts)), None)
 
-    def rate(self, key):
-        """A measured one of the context, or NaN."""
-        return float(self.result.context.get(f"mmb.{key}", "nan"))
-
     @property
     def subtitle(self):
         context = self.result.context
@@ -356,10 +352,7 @@ def roofline(view, figure):
     peaks = {instructions: float(np.median(values)) for instructions, values in classes.items()}
     xs = [x for points in groups.values() for x, _ in points]
     low, high = min(xs) / 2, 2 * max(*xs, max(peaks.values()) / bandwidth)
-    thirds = {instructions for instructions, peak in peaks.items()
-              if 2 < view.rate(f"peak_gflops_{instructions}_{view.impl}_threads_all") / peak < 4}
-    lines = [Line(f"{instructions}{'/3' * (instructions in thirds)} {quantity(peak * 1e9, 'FLOP/s')}",
-                  Style("", results.BLACK, "", "-"),
+    lines = [Line(f"{instructions} {quantity(peak * 1e9, 'FLOP/s')}", Style("", results.BLACK, "", "-"),
                   [(x, min(x * bandwidth, peak)) for x in (low, peak / bandwidth, high)])
              for instructions, peak in peaks.items()]
     lines += [Line(style.title, style, sorted(groups[style]), joined=False)
@@ -367,8 +360,8 @@ def roofline(view, figure):
     figure.panels = [Panel(lines, "FLOPs per byte", "GFLOP/s", y_format=plain_number)]
     figure.notes.append(f"Slope: {bandwidth:.3g} GB/s. Slope and levels are medians of the peaks measured between the "
                         "rows' own iterations, so that a row can lie above them.")
-    if thirds:
-        figure.notes.append("/3: three products of bytes make one multiplication.")
+    if any(instructions.endswith("/3") for instructions in peaks):
+        figure.notes.append("/3: three products make one multiplication.")
 
 
 ACCOUNT_CONTEXT = 4096  # of bench_mla account, unless it is told another

@@ -15,6 +15,10 @@ struct Sequences {
   int64_t batch = 0;
   const int64_t* first = nullptr;    // [batch + 1]
   const int64_t* context = nullptr;  // [batch]
+
+  [[gnu::always_inline]] int64_t tokens() const { return first[batch]; }  // new ones
+  // Where the cache of sequence b, which row n is of, holds its token.
+  [[gnu::always_inline]] int64_t slot(int64_t b, int64_t n) const { return context[b] - (first[b + 1] - n); }
 };
 
 // The batch that a shape describes: every sequence has `new_tokens` new tokens; the caches hold `context` tokens, new ones

@@ -41,7 +41,7 @@ void append(const AttentionLayer::Args& args, int64_t b, int64_t slot, int64_t h
 template <class S>
 void attention_layer(const AttentionLayer::Shape& shape, const AttentionLayer::Args& args, Range tokens) {
   const Sequences& sequences = args.sequences;
-  const int64_t N = sequences.first[sequences.batch], H = shape.hidden_size, nh = shape.num_attention_heads,
+  const int64_t N = sequences.tokens(), H = shape.hidden_size, nh = shape.num_attention_heads,
                 nkv = shape.num_key_value_heads, dk = shape.qk_head_dim, dv = shape.v_head_dim;
   Buffer<float> q(N * nh * dk), context(N * nh * dv);
   // The tokens of the range attend to the new tokens before them too; of those only keys and values are needed.
@@ -50,7 +50,7 @@ void attention_layer(const AttentionLayer::Shape& shape, const AttentionLayer::A
   for (int64_t n = sequences.first[b]; n < tokens.end; ++n) {
     while (n >= sequences.first[b + 1]) ++b;
     const float* x = args.x + n * H;
-    const int64_t slot = sequences.context[b] - (sequences.first[b + 1] - n);
+    const int64_t slot = sequences.slot(b, n);
     std::vector<float> k = project<S>(args.k, shape.bias ? args.k_bias : nullptr, x);
     norm_and_rotate<S>(shape, args, n, nkv, args.k_norm, k.data());
     append(args, b, slot, nkv, k, args.k_cache);

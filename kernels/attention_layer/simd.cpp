@@ -30,9 +30,8 @@ MMB_OP void norm_and_rotate(const AttentionLayer::Shape& shape, const AttentionL
 
 void attention_layer(const AttentionLayer::Shape& shape, const AttentionLayer::Args& args) noexcept {
   const Sequences& sequences = args.sequences;
-  const int64_t N = sequences.first[sequences.batch], H = shape.hidden_size, Q = shape.q_lora_rank,
-                nh = shape.num_attention_heads, nkv = shape.num_key_value_heads, dk = shape.qk_head_dim,
-                dv = shape.v_head_dim;
+  const int64_t N = sequences.tokens(), H = shape.hidden_size, Q = shape.q_lora_rank, nh = shape.num_attention_heads,
+                nkv = shape.num_key_value_heads, dk = shape.qk_head_dim, dv = shape.v_head_dim;
   team([&] {
     Scratch scratch;
     auto* q_a = scratch.shared<float>(N * Q);

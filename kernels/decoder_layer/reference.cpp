@@ -41,8 +41,7 @@ template <class S>
 void decoder_layer(const DecoderLayer::Shape& shape, const DecoderLayer::Args& args, Range tokens) {
   const bool dense = shape.attention == DecoderLayer::Attention::dense;
   const Sequences& sequences = dense ? args.attention_layer.sequences : args.mla_layer.sequences;
-  const int64_t N = sequences.first[sequences.batch],
-                H = dense ? shape.attention_layer.hidden_size : shape.mla_layer.hidden_size;
+  const int64_t N = sequences.tokens(), H = dense ? shape.attention_layer.hidden_size : shape.mla_layer.hidden_size;
   Buffer<float> normed(N * H), attended(N * H), ffn(N * H);
   rms_norm<S>({N, H}, {args.x, args.input_norm, args.eps, normed.data()}, {0, N});
   attend<S>(shape, args, normed.data(), tokens, attended.data());

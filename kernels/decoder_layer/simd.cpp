@@ -45,8 +45,7 @@ void add(const float* a, const float* b, int64_t n, float* sum) {
 void decoder_layer(const DecoderLayer::Shape& shape, const DecoderLayer::Args& args) noexcept {
   const bool dense = shape.attention == DecoderLayer::Attention::dense;
   const Sequences& sequences = dense ? args.attention_layer.sequences : args.mla_layer.sequences;
-  const int64_t N = sequences.first[sequences.batch],
-                H = dense ? shape.attention_layer.hidden_size : shape.mla_layer.hidden_size;
+  const int64_t N = sequences.tokens(), H = dense ? shape.attention_layer.hidden_size : shape.mla_layer.hidden_size;
   team([&] {
     Scratch scratch;
     auto* normed = scratch.shared<float>(N * H);

@@ -171,11 +171,7 @@ template <bool kMasked>
 MMB_OP void weigh_rows(int32_t* latent, const int32_t* rope, int64_t tokens, int64_t padded, const TokenBlock& block,
                        Vec latent_unit, Vec rope_unit, VecInt limit, float* m, float* l, uint32_t* weights,
                        float* alpha, float* unit, int32_t* start) {
-  const auto sum = [](const int32_t* p) {
-    VecInt v;
-    memcpy(&v, p, sizeof v);
-    return __builtin_convertvector(v, Vec);
-  };
+  const auto sum = [](const int32_t* p) { return __builtin_convertvector(load_ints(p), Vec); };
   auto* s = reinterpret_cast<float*>(latent);
   const Vec before = load(m);
   Vec best = before;

@@ -95,8 +95,7 @@ class TileDots {
       const Vec alpha = broadcast(m.alpha[row + r]), step = broadcast(m.unit[row + r]);
       for (int64_t d = 0; d < DimTiles; ++d)
         for (int64_t i = 0; i < kLine; i += kLanes) {
-          VecInt sum;
-          memcpy(&sum, &sums[d * RowTiles + r / kLine][r % kLine][i], sizeof sum);
+          const VecInt sum = load_ints(&sums[d * RowTiles + r / kLine][r % kLine][i]);
           float* to = o + r * o_stride + d * kLine + i;
           store(to, fma(__builtin_convertvector(sum + m.start[row + r], Vec), step, alpha * load(to)));
         }

@@ -53,7 +53,7 @@ MMB_OP void attend(const LatentAttention::Shape& shape, const LatentAttention::A
 }  // namespace
 
 void mla_decode_absorbed(const MlaDecode::Shape& shape, const MlaDecode::Args& args) noexcept {
-  const int64_t N = args.sequences.first[args.sequences.batch], nh = shape.num_attention_heads, R = shape.kv_lora_rank,
+  const int64_t N = args.sequences.tokens(), nh = shape.num_attention_heads, R = shape.kv_lora_rank,
                 dn = shape.qk_nope_head_dim, D = shape.qk_rope_head_dim;
   const Matrix w_ku{args.w_uk.data, args.w_uk.dtype, false, R, dn};  // what the transposed storage of w_uk is
   team([&] {

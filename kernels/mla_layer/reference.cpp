@@ -11,7 +11,7 @@ namespace {
 template <class S, class Attend>
 void compose(const MlaLayer::Shape& shape, const MlaLayer::Args& args, Range tokens, Attend attend) {
   const Sequences& sequences = args.sequences;
-  const int64_t N = sequences.first[sequences.batch], H = shape.hidden_size, nh = shape.num_attention_heads,
+  const int64_t N = sequences.tokens(), H = shape.hidden_size, nh = shape.num_attention_heads,
                 dk = shape.qk_nope_head_dim + shape.qk_rope_head_dim, dv = shape.v_head_dim;
   Buffer<float> q(N * nh * dk), context(N * nh * dv);
   const MlaProject::Shape projection{

@@ -12,7 +12,7 @@ namespace {
 template <class Attend>
 [[gnu::always_inline]] inline void mla_layer(const MlaLayer::Shape& shape, const MlaLayer::Args& args, Attend attend) {
   const Sequences& sequences = args.sequences;
-  const int64_t N = sequences.first[sequences.batch], H = shape.hidden_size, nh = shape.num_attention_heads,
+  const int64_t N = sequences.tokens(), H = shape.hidden_size, nh = shape.num_attention_heads,
                 dk = shape.qk_nope_head_dim + shape.qk_rope_head_dim, dv = shape.v_head_dim;
   team([&] {
     Scratch scratch;

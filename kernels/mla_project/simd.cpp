@@ -37,7 +37,7 @@ MMB_OP void append_scaled(const MlaProject::Args& args, const float* latent, flo
 }  // namespace
 
 void mla_project(const MlaProject::Shape& shape, const MlaProject::Args& args) noexcept {
-  const int64_t N = args.sequences.first[args.sequences.batch], H = shape.hidden_size, nh = shape.num_attention_heads,
+  const int64_t N = args.sequences.tokens(), H = shape.hidden_size, nh = shape.num_attention_heads,
                 Q = shape.q_lora_rank, R = shape.kv_lora_rank, dn = shape.qk_nope_head_dim, D = shape.qk_rope_head_dim;
   team([&] {
     Scratch scratch;
