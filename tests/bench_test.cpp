@@ -174,6 +174,16 @@ TEST(Flags, Bytes) {
     EXPECT_THROW(bytes(bad), Error) << bad;
 }
 
+TEST(Flags, ARowsSkewHasTheBoundsOfSkew) {
+  const auto select = [](const std::string& routing) {
+    Selection selection;
+    select_row(selection, "moe_experts/grouped/bf16/reference/M/tokens:1/routing:" + routing + "/threads:all");
+    return selection.skews;
+  };
+  EXPECT_EQ(select("zipf10"), std::vector<double>{10});
+  for (const char* bad : {"zipfnan", "zipf-1", "zipf10.5", "zipfinf"}) EXPECT_THROW(select(bad), Error) << bad;
+}
+
 TEST(Flags, PeersAreTheFastestLevelAndTheLibraries) {
   const auto group = parse_impls("peers");
   ASSERT_EQ(group.size(), 1 + peers().size());
