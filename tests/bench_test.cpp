@@ -276,6 +276,49 @@ TEST(Rows, RoutingsAreEverySkewWithEveryOverlapAndTheTraces) {
   std::filesystem::remove(file);
 }
 
+TEST(Rows, HeavyOnesAreExpectedToTakeLonger) {
+  Selection selection;
+  selection.profile = Profile::smoke;
+  selection.ops = {"linear"};
+  selection.models = {"Llama-3.1-8B"};
+  selection.dtypes = {DType::bf16};
+  selection.batches = {1, 4096};
+  selection.memory = int64_t{2} << 30;
+  Suite suite(selection);
+  suite.add_rows();
+  suite.measure_machines();
+  for (const Row& row : suite.rows()) {
+    const double ideal = ideal_seconds(row.cost, suite.machines().at({row.threads, row.impl}));
+    EXPECT_GE(least_seconds(suite, row), ideal) << row.name.text();
+    EXPECT_LE(least_seconds(suite, row), ideal + 0.3) << row.name.text();
+  }
+}
+
+TEST(Results, GoToRegularFilesAlone) {
+  namespace fs = std::filesystem;
+  const fs::path folder = fs::path(testing::TempDir()) / "mmb_bench_test_out";
+  fs::remove_all(folder);
+  fs::create_directory(folder);
+  EXPECT_EQ(result_file((folder / "new" / "a.json").string()), folder / "new" / "a.json");
+  EXPECT_TRUE(fs::is_empty(folder / "new"));
+  const fs::path old = folder / "old.json";
+  std::ofstream(old) << "old";
+  fs::create_symlink("old.json", folder / "link.json");
+  fs::create_symlink(folder / "link.json", folder / "links.json");
+  EXPECT_EQ(result_file((folder / "links.json").string()), old);
+  EXPECT_EQ(fs::file_size(old), 3u);
+  fs::create_symlink("later.json", folder / "dangling.json");
+  EXPECT_EQ(result_file((folder / "dangling.json").string()), folder / "later.json");
+  fs::create_symlink("loop.json", folder / "loop.json");
+  fs::create_symlink("/dev/null", folder / "null.json");
+  fs::create_directory(folder / "taken.json.partial");
+  for (const fs::path& bad : {fs::path("/dev/null"), folder, folder / "none/", old / "a.json", folder / "loop.json",
+                              folder / "null.json", folder / "taken.json"})
+    EXPECT_THROW(result_file(bad.string()), Error) << bad;
+  EXPECT_TRUE(fs::is_character_file("/dev/null"));
+  fs::remove_all(folder);
+}
+
 TEST(Rows, ACounterfactualNamedBesideItsModelIsOneRow) {
   Selection selection;
   selection.ops = {"attention_decode"};
