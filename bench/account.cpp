@@ -53,7 +53,7 @@ std::string cell(const json& value) {
 std::string account_json(const std::vector<Account>& accounts) {
   json all = json::array();
   for (const Account& a : accounts) all.push_back(to_json(a));
-  return (all.size() == 1 ? all.front() : all).dump(2) + "\n";
+  return (all.size() == 1 ? all.front() : all).dump(2, ' ', false, json::error_handler_t::replace) + "\n";
 }
 
 std::string account_table(const std::vector<Account>& accounts) {

@@ -19,6 +19,8 @@
 #include <cpuid.h>
 #endif
 
+#include "mmb/linear.h"
+
 #if __has_include("mmb_git.h")
 #include "mmb_git.h"
 #else
@@ -398,6 +400,9 @@ Context run_context(const RunFacts& run, const std::vector<Machine>& machines) {
       {"mmb.openmp_proc_bind", proc_bind()},
       {"mmb.openmp_places", std::to_string(omp_get_num_places())},
   };
+  // The others say it themselves, with what they take this CPU for.
+  for (const Kernel<Linear>& kernel : Linear::kernels())
+    if (kernel.note) context.emplace(std::string("mmb.library_") + name(kernel.impl), kernel.note());
   // OMP_PLACES, OMP_WAIT_POLICY, GOMP_SPINCOUNT ...: those that are set.
   for (char** variable = environ; *variable; ++variable) {
     const std::string text = *variable;

@@ -106,6 +106,17 @@ bool given(const std::vector<std::string>& google_flags, const std::string& flag
                      [&](const std::string& text) { return text.compare(0, flag.size(), flag) == 0; });
 }
 
+// A trace that no row takes would not even be read.
+void add_rows(Suite& suite, const Flags& flags) {
+  suite.add_rows();
+  for (const std::string& file : flags.traces.empty() ? std::vector<std::string>() : parse_traces(flags.traces)) {
+    const auto is_taken = [&](const std::string& row) { return key_word(row, "routing") == trace_name(file); };
+    if (std::ranges::none_of(suite.rows(), is_taken, [](const Row& row) { return row.name.text(); }) &&
+        std::ranges::none_of(suite.skipped(), is_taken, &std::pair<std::string, std::string>::first))
+      throw Error("--trace: expected rows of models with experts, but no row takes '" + file + "'");
+  }
+}
+
 // The machine in two lines.
 std::string header(const Context& context, const Machine& machine) {
   std::ostringstream text;
@@ -190,7 +201,8 @@ int run(const Flags& flags, const std::vector<std::string>& command_line,
         const std::vector<std::string>& google_flags) {
   const Price price{flags.usd_per_hour.empty() ? 0 : parse_usd(flags.usd_per_hour)};
   Suite suite(selection_of(flags));
-  suite.add_rows();
+  add_rows(suite, flags);
+  const std::filesystem::path file = result_file(flags.out.empty() ? default_file() : flags.out);
   stop_on_signals();
   suite.measure_machines();
   std::vector<Machine> machines;
@@ -209,7 +221,7 @@ int run(const Flags& flags, const std::vector<std::string>& command_line,
   context["mmb.models"] = models_fact(timed);
   context["mmb.accounts"] = accounts_fact(timed);
   context["mmb.bundled_accounts"] = account_fact(accounts_of(bundled_models(), {}, /*details=*/true));
-  Reporter reporter(suite, flags.out.empty() ? default_file() : flags.out, header(context, best));
+  Reporter reporter(suite, file, header(context, best));
   reporter.set_context(context);
   suite.register_rows(!given(google_flags, "--benchmark_min_time"), !given(google_flags, "--benchmark_repetitions"));
   benchmark::RunSpecifiedBenchmarks(&reporter);
@@ -220,11 +232,15 @@ int run(const Flags& flags, const std::vector<std::string>& command_line,
     context["mmb.verdict"] = verdict.str();
     context.merge(dense_equivalents(suite, reporter.results()));
   }
+  if (reporter.results().empty()) {
+    std::cerr << "bench_mla: interrupted: no row finished, nothing is written to " << file.string() << '\n';
+    return 128 + interrupted();
+  }
   reporter.set_context(context);
   reporter.write();
 
   print_skipped(suite, std::cerr);
-  std::cerr << reporter.results().size() << " rows in " << reporter.file().string() << '\n';
+  std::cerr << reporter.results().size() << " rows in " << file.string() << '\n';
   if (interrupted()) {
     std::cerr << "bench_mla: interrupted: the file holds the rows that finished\n";
     return 128 + interrupted();
@@ -238,7 +254,7 @@ int run(const Flags& flags, const std::vector<std::string>& command_line,
 
 int verify(const Flags& flags) {
   Suite suite(selection_of(flags));
-  suite.add_rows();
+  add_rows(suite, flags);
   stop_on_signals();
   int status = 0;
   for (Row& row : suite.rows()) {
@@ -258,7 +274,7 @@ int verify(const Flags& flags) {
 
 int list(const Flags& flags) {
   Suite suite(selection_of(flags));
-  suite.add_rows();
+  add_rows(suite, flags);
   for (const Row& row : suite.rows()) std::cout << row.name.text() << '\n';
   print_skipped(suite, std::cerr);
   return 0;
@@ -267,9 +283,13 @@ int list(const Flags& flags) {
 int print_machine() {
   Suite suite({});
   stop_on_signals();
-  std::vector<Machine> machines = {suite.measure_machine(Threads::one, fastest_impl())};
-  for (Impl impl : impls())
-    if (supported(impl)) machines.push_back(suite.measure_machine(Threads::all, impl));
+  std::vector<Machine> machines;
+  const auto measure = [&](Threads threads, Impl impl) {
+    if (!interrupted() && supported(impl)) machines.push_back(suite.measure_machine(threads, impl));
+  };
+  measure(Threads::one, fastest_impl());
+  for (Impl impl : impls()) measure(Threads::all, impl);
+  if (interrupted()) return 128 + interrupted();
   RunFacts run;
   run.threads = suite.count(Threads::all);
   for (const auto& [key, value] : run_context(run, machines))
@@ -279,22 +299,22 @@ int print_machine() {
 
 int print_account(const Flags& flags, const AccountFlags& account_flags) {
   AccountOptions options;
-  options.context = parse_integer("--context", account_flags.context, 0, int64_t{1} << 40);
-  options.batch = parse_integer("--batch", account_flags.batch, 1, int64_t{1} << 40);
+  constexpr int64_t kMost = 1 << 26;  // of an account
+  options.context = parse_integer("--context", account_flags.context, 1, kMost);
+  options.batch = parse_integer("--batch", account_flags.batch, 1, kMost);
   options.dtype = account_flags.dtype;
   options.cache_dtype = account_flags.cache_dtype;
   if (account_flags.format != "table" && account_flags.format != "json")
     throw Error("--format: expected table or json, got '" + account_flags.format + "'");
-  if (!account_flags.usd_per_hour.empty() && account_flags.machine.empty())
-    throw Error("--usd-per-hour: expected --machine beside it");
   if (!account_flags.machine.empty()) {
     const OtherMachine machine = load_machine(
         account_flags.machine, account_flags.usd_per_hour.empty() ? 0 : parse_usd(account_flags.usd_per_hour));
     const std::vector<DType> dtypes = parse_dtypes(account_flags.dtype);
-    if (options.context < 1) throw Error("--context: expected 1 or more with --machine");
+    std::string bounds;
     for (const std::string& spec : flags.models.empty() ? bundled_models() : parse_words("--model", flags.models))
       for (DType dtype : dtypes)
-        std::cout << bounds_in_words(load_model(spec), machine, options.batch, options.context, dtype);
+        bounds += bounds_in_words(load_model(spec), machine, options.batch, options.context, dtype);
+    std::cout << bounds;
     return 0;
   }
   const std::vector<Account> accounts = accounts_of(
@@ -306,8 +326,7 @@ int print_account(const Flags& flags, const AccountFlags& account_flags) {
 // Flags for Google Benchmark itself; the rest have an equal here, or would turn our file into another.
 std::vector<std::string> take_google_flags(std::vector<std::string>& arguments) {
   static const char* const kPassed[] = {
-      "filter",        "min_time", "min_warmup_time", "repetitions", "enable_random_interleaving", "context",
-      "perf_counters", "v"};
+      "min_time", "min_warmup_time", "repetitions", "enable_random_interleaving", "context", "perf_counters", "v"};
   std::vector<std::string> taken, left;
   for (const std::string& argument : arguments) {
     const std::string prefix = "--benchmark_";
@@ -320,7 +339,8 @@ std::vector<std::string> take_google_flags(std::vector<std::string>& arguments) 
         argument.find('=') == std::string::npos) {
       std::string expected;
       for (const char* passed : kPassed) expected += (expected.empty() ? "" : ", ") + std::string(passed);
-      throw Error(argument + ": expected --benchmark_FLAG=VALUE, FLAG any of " + expected);
+      throw Error(argument + ": expected --benchmark_FLAG=VALUE, FLAG any of " + expected +
+                  "; rows are chosen by --filter");
     }
     taken.push_back(argument);
   }
@@ -329,27 +349,45 @@ std::vector<std::string> take_google_flags(std::vector<std::string>& arguments) 
 }
 
 void initialize_google(const std::vector<std::string>& flags) {
-  std::vector<char*> argv = {const_cast<char*>("bench_mla")};
+  // Its filter may stand in the environment.
+  std::vector<char*> argv = {const_cast<char*>("bench_mla"), const_cast<char*>("--benchmark_filter=all")};
   for (const std::string& flag : flags) argv.push_back(const_cast<char*>(flag.c_str()));
   int argc = static_cast<int>(argv.size());
   benchmark::Initialize(&argc, argv.data());
   if (argc > 1) throw Error(std::string(argv[1]) + ": expected a value that Google Benchmark takes");
 }
 
-// Unbound, two threads may share a core for whole rows. OpenMP reads its environment before main, so the program starts
-// itself again; not where the user has said anything about binding, be it OMP_PROC_BIND=false.
-void bind_threads(char** argv) {
-  for (const char* variable : {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY"})
-    if (std::getenv(variable)) return;
-  setenv("OMP_PROC_BIND", "close", 1);
-  setenv("OMP_PLACES", "cores", 1);
+// OpenMP and OpenBLAS read their environment before main, so the program starts itself again where something is missing.
+void set_environment(char** argv) {
+  const std::vector<const char*> binding = {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY"};
+  // Unbound, two threads may share a core for whole rows; not where the user has said anything about binding, be it
+  // OMP_PROC_BIND=false.
+  const bool bind = std::ranges::none_of(binding, [](const char* variable) { return std::getenv(variable); });
   // OpenBLAS takes a CPU whose model it does not know for the oldest.
-  if (supported(Impl::avx512) || supported(Impl::avx2))
-    setenv("OPENBLAS_CORETYPE", supported(Impl::avx512) ? "SkylakeX" : "Haswell", 0);
-  execv("/proc/self/exe", argv);  // returns where that is not possible: unbound, which a warning says
+  const char* core = supported(Impl::avx512) ? "SkylakeX" : supported(Impl::avx2) ? "Haswell" : nullptr;
+  const bool name_core = core && !std::getenv("OPENBLAS_CORETYPE");
+  if (bind) {
+    setenv("OMP_PROC_BIND", "close", 1);
+    setenv("OMP_PLACES", "cores", 1);
+  }
+  if (name_core) setenv("OPENBLAS_CORETYPE", core, 1);
+  if (bind || name_core)
+    execv("/proc/self/exe", argv);  // returns where that is not possible: unbound, which a warning says
+}
+
+// Where a word is expected, there is one: a variable of a shell may have been unset.
+void refuse_empty(const std::vector<std::string>& arguments) {
+  std::string flag = "command line";
+  for (const std::string& argument : arguments) {
+    const size_t equals = argument.find('=');
+    if (argument.empty()) throw Error(flag + ": expected a value, got ''");
+    flag = argument.substr(0, equals);
+    if (flag.starts_with("--") && equals == argument.size() - 1) throw Error(flag + ": expected a value, got ''");
+  }
 }
 
 int main(std::vector<std::string> arguments) {
+  refuse_empty(arguments);
   std::vector<std::string> command_line = arguments;
   command_line.insert(command_line.begin(), "bench_mla");
   const std::vector<std::string> google_flags = take_google_flags(arguments);
@@ -388,18 +426,37 @@ int main(std::vector<std::string> arguments) {
   account_command->add_option("--model", flags.models, "names or config.json files (default: all bundled models)");
   account_command->add_option("--context", account_flags.context, "tokens in the cache")->capture_default_str();
   account_command->add_option("--batch", account_flags.batch, "sequences of a decode step")->capture_default_str();
-  account_command->add_option("--dtype", account_flags.dtype, "of the weights: bf16, fp8 ... or native")
+  account_command
+      ->add_option(
+          "--dtype", account_flags.dtype,
+          "of the weights: f32, bf16, f16, fp8, int8, or native: as published; with --machine any of f32, bf16, "
+          "fp8, int8, int4")
       ->capture_default_str();
-  account_command->add_option("--cache-dtype", account_flags.cache_dtype, "of the KV cache")->capture_default_str();
-  account_command->add_option("--machine", account_flags.machine,
-                              "tokens/s that another machine's peaks allow, instead: H800x8, or a file like those in "
-                              "bench/machines");
-  account_command->add_option("--usd-per-hour", account_flags.usd_per_hour, "what that machine costs");
-  account_command->add_option("--format", account_flags.format, "table or json")->capture_default_str();
-  account_command->add_flag(
+  CLI::Option* cache = account_command
+                           ->add_option("--cache-dtype", account_flags.cache_dtype,
+                                        "of the KV cache: f32, bf16, f16, fp8, int8, or fp8_flashmla: fp8 latents with "
+                                        "scales and keys in bf16, which --cache-dtype fp8 of run is")
+                           ->capture_default_str();
+  CLI::Option* format =
+      account_command->add_option("--format", account_flags.format, "table or json")->capture_default_str();
+  CLI::Option* details = account_command->add_flag(
       "--details", account_flags.details,
       "more figures: by batch, by bits, by part; where models are equal; each names what it is at");
+  CLI::Option* machine =
+      account_command
+          ->add_option("--machine", account_flags.machine,
+                       "tokens/s that another machine's peaks allow, instead: H800x8, or a file like those in "
+                       "bench/machines")
+          ->excludes(cache, format, details);
+  account_command->add_option("--usd-per-hour", account_flags.usd_per_hour, "what that machine costs")->needs(machine);
 
+  std::string commands;
+  bool known = asks;
+  for (const CLI::App* command : app.get_subcommands(nullptr)) {
+    commands += (commands.empty() ? "" : ", ") + command->get_name();
+    known = known || command->get_name() == arguments[0];
+  }
+  if (!known) throw Error("expected any of the commands " + commands + ", got '" + arguments[0] + "'");
   try {
     std::reverse(arguments.begin(), arguments.end());  // the order that CLI11 takes a vector in
     app.parse(arguments);
@@ -408,6 +465,8 @@ int main(std::vector<std::string> arguments) {
   } catch (const CLI::ParseError& error) {
     throw Error(error.what());
   }
+  if (!run_command->parsed() && !google_flags.empty())
+    throw Error(google_flags[0] + ": expected with the command run alone");
   if (account_command->parsed()) return print_account(flags, account_flags);
   if (machine_command->parsed()) return print_machine();
   if (verify_command->parsed()) return verify(flags);
@@ -419,10 +478,12 @@ int main(std::vector<std::string> arguments) {
 }  // namespace mmb
 
 int main(int argc, char** argv) {
-  mmb::bind_threads(argv);
+  mmb::set_environment(argv);
   try {
-    return mmb::main({argv + 1, argv + argc});
-  } catch (const mmb::Error& error) {
+    const int status = mmb::main({argv + 1, argv + argc});
+    if (!std::cout.flush()) throw mmb::Error("standard output: expected that all of it can be written");
+    return status;
+  } catch (const std::exception& error) {
     std::cerr << "bench_mla: " << error.what() << '\n';
     return mmb::kBadInput;
   }

@@ -143,6 +143,44 @@ std::optional<double> seconds_of_parts(const Result& whole, const RowsByName& ro
   return sum / ideal * whole.counters.at("roof") * whole.seconds;
 }
 
+double least_seconds(const Suite& suite, const Row& row) {
+  constexpr double kMeasured = 0.1;  // what profiles measure is half or twice that
+  const Machine& machine = suite.machines().at({row.threads, row.impl});
+  const double ideal = row.parts.empty() ? ideal_seconds(row.cost, machine) : ideal_seconds(row.parts, machine);
+  return static_cast<double>(suite.repetitions(row)) * std::max({ideal, kMeasured, suite.selection().min_time}) +
+         row.verify_seconds;
+}
+
+namespace {
+
+Error not_writable(const std::filesystem::path& file) {
+  return Error("--out: expected a file that can be written, got '" + file.string() + "'");
+}
+
+std::filesystem::path partial_of(const std::filesystem::path& file) {
+  return file.string() + ".partial";
+}
+
+}  // namespace
+
+std::filesystem::path result_file(const std::string& out) {
+  namespace fs = std::filesystem;
+  std::error_code failed;
+  const auto is_regular_or_new = [&](const fs::file_status& status) {
+    return status.type() == fs::file_type::regular || status.type() == fs::file_type::not_found;
+  };
+  if (!is_regular_or_new(fs::status(out, failed)))
+    throw Error("--out: expected a regular file or none yet, got '" + out + "'");
+  fs::path file = out;
+  while (fs::is_symlink(file, failed)) file = file.parent_path() / fs::read_symlink(file, failed);
+  const fs::path partial = partial_of(file);
+  if (file.has_parent_path()) fs::create_directories(file.parent_path(), failed);
+  if (!file.has_filename() || !is_regular_or_new(fs::symlink_status(partial, failed)) || !std::ofstream(partial))
+    throw not_writable(file);
+  fs::remove(partial, failed);
+  return file;
+}
+
 Reporter::Reporter(Suite& suite, std::filesystem::path file, std::string header)
     : suite_(suite),
       file_(std::move(file)),
@@ -150,7 +188,10 @@ Reporter::Reporter(Suite& suite, std::filesystem::path file, std::string header)
       stdout_is_terminal_(isatty(STDOUT_FILENO)),
       stderr_is_terminal_(isatty(STDERR_FILENO)),
       start_(std::chrono::steady_clock::now()) {
-  for (const Row& row : suite.rows()) name_width_ = std::max(name_width_, row.name.text().size());
+  for (const Row& row : suite.rows()) {
+    name_width_ = std::max(name_width_, row.name.text().size());
+    least_ += least_seconds(suite, row);
+  }
 }
 
 void Reporter::set_context(const std::map<std::string, std::string>& facts) {
@@ -203,19 +244,17 @@ void Reporter::write() const {
     late("break_even_acceptance", break_even);
   }
 
-  const std::filesystem::path partial = file_.string() + ".partial";
+  const std::filesystem::path partial = partial_of(file_);
   std::error_code failed;
-  if (file_.has_parent_path()) std::filesystem::create_directories(file_.parent_path(), failed);
   std::ofstream out(partial);
   out << document.dump(2, ' ', false, json::error_handler_t::replace) << '\n';
   out.close();
   if (out) std::filesystem::rename(partial, file_, failed);
-  if (!out || failed) throw Error("--out: expected a file that can be written, got '" + file_.string() + "'");
+  if (!out || failed) throw not_writable(file_);
 }
 
 bool Reporter::ReportContext(const Context& context) {
   context_.update(google_context(context));
-  write();
   if (stdout_is_terminal_) {
     std::cout << header_ << '\n'
               << std::string(name_width_, ' ') << "      time  op tokens/s  GFLOP/s    GB/s  roof  bound       err\n";
@@ -256,6 +295,7 @@ void Reporter::ReportRuns(const std::vector<Run>& runs) {
   std::nth_element(repetitions.begin(), middle, repetitions.end(),
                    [](const Result& a, const Result& b) { return a.seconds < b.seconds; });
   results_.push_back(std::move(*middle));
+  least_of_done_ += least_seconds(suite_, suite_.row(results_.back().name.text()));
   write();
   print(results_.back());
   print_progress();
@@ -281,13 +321,10 @@ void Reporter::print(const Result& result) const {
 void Reporter::print_progress() const {
   const size_t done = results_.size(), all = suite_.rows().size();
   if (!stderr_is_terminal_ || done >= all) return;
-  std::cerr << "\r\033[K[" << done << '/' << all << ']';
-  if (done > 0) {
-    const double elapsed = detail::seconds_since(start_);
-    std::cerr << " about " << std::lround(elapsed / static_cast<double>(done) * static_cast<double>(all - done))
-              << " s left";
-  }
-  std::cerr << std::flush;
+  constexpr double kUsual = 2;  // what rows take, over what they must
+  const double pace = done == 0 ? kUsual : detail::seconds_since(start_) / least_of_done_;
+  std::cerr << "\r\033[K[" << done << '/' << all << "] about " << std::lround(pace * (least_ - least_of_done_))
+            << " s left" << std::flush;
 }
 
 }  // namespace mmb

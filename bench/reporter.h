@@ -32,17 +32,22 @@ RowsByName rows_by_name(std::span<const Result> results);
 // comes from may be that one's row.
 std::optional<double> seconds_of_parts(const Result& whole, const RowsByName& rows);
 
+// What a row takes at the least: as long as it is measured, or where that is longer its ideal time, and its verification.
+double least_seconds(const Suite& suite, const Row& row);
+
+// The file that a run may write: what a link points to, made sure to be writable, and nothing but a regular file; or an Error.
+std::filesystem::path result_file(const std::string& out);
+
 // Writes results as they come. Google's own reporters are not used: 1.7.1 appends to names, writes NaN bare, warns of
 // Debian's debug build of the library (the timing loop is inlined from ours), and leaves a broken file when it is stopped.
 // Here the file is rewritten, through a temporary one, after every row, so that it is valid at any time and its context can
-// change until the end.
+// change until the end; an older one stays until there is a row.
 class Reporter : public benchmark::BenchmarkReporter {
  public:
   Reporter(Suite& suite, std::filesystem::path file, std::string header);
 
   void set_context(const std::map<std::string, std::string>& facts);
   const std::vector<Result>& results() const { return results_; }
-  const std::filesystem::path& file() const { return file_; }
   // Rows whose result was wrong.
   int64_t wrong() const;
   void write() const;
@@ -61,6 +66,7 @@ class Reporter : public benchmark::BenchmarkReporter {
   std::vector<nlohmann::ordered_json> runs_;
   std::vector<Result> results_;
   size_t name_width_ = 0;
+  double least_ = 0, least_of_done_ = 0;  // seconds of all rows, and of those done
   bool stdout_is_terminal_, stderr_is_terminal_;
   std::chrono::steady_clock::time_point start_;
 };

@@ -60,8 +60,12 @@ std::vector<T> parse_list(const std::string& flag, const std::string& text, cons
 
 // The routing of this name: drawn, or one of the traces.
 void select_routing(Selection& selection, const std::string& name) {
-  if (skew_of(name)) {
-    selection.skews = {*skew_of(name)};
+  if (const auto skew = skew_of(name)) {
+    if (!(*skew >= 0 && *skew <= kMostSkew))
+      throw Error((std::ostringstream() << "--row: routing: expected a skew from 0 to " << kMostSkew << ", got '"
+                                        << name << "'")
+                      .str());
+    selection.skews = {*skew};
     selection.overlaps = {0};
     selection.traces.clear();
     return;

@@ -18,6 +18,15 @@ def run(*arguments, **options):
     return subprocess.run([BENCH, *arguments], capture_output=True, text=True, timeout=300, **options)
 
 
+def interrupt(process, number):
+    """Once it says that it listens."""
+    while True:
+        caught = re.search(r"SigCgt:\s*(\w+)", pathlib.Path(f"/proc/{process.pid}/status").read_text())
+        if caught and int(caught[1], 16) >> (number - 1) & 1:
+            return process.send_signal(number)
+        time.sleep(0.01)
+
+
 def refuse(constant):
     raise ValueError(f"{constant} is not JSON")
 
@@ -163,7 +172,8 @@ class BenchMla(unittest.TestCase):
 
     def test_google_flags_are_passed_on(self):
         file = self.path("google.json")
-        outcome = run("run", "--profile", "smoke", "--op", "linear", "--benchmark_repetitions=2", "--out", file)
+        outcome = run("run", "--profile", "smoke", "--op", "linear", "--benchmark_repetitions=2", "--out", file,
+                      env={**os.environ, "BENCHMARK_FILTER": "nothing"})
         self.assertEqual(outcome.returncode, 0, outcome.stderr)
         self.assertEqual({row["repetitions"] for row in load(file)["benchmarks"]}, {2})
 
@@ -207,8 +217,28 @@ class BenchMla(unittest.TestCase):
             ["run", "--benchmark_out=x.json"],
             ["run", "--benchmark_nonsense=1"],
             ["run", "--benchmark_filter"],
+            ["run", "--benchmark_filter=linear"],
+            ["list", "--benchmark_repetitions=2"],
+            ["run", "--model", ""],
+            ["run", "--row", ""],
+            ["--filter="],
+            ["list", "--op", ""],
+            ["account", "--machine", ""],
+            ["run", "--profile", "smoke", "--op", "linear", "--trace", "/no/such.txt"],
+            ["run", "--row", "moe_experts/grouped/bf16/generic/DeepSeek-V3/tokens:1/routing:zipfnan/threads:all"],
+            ["run", "--row", "moe_experts/grouped/bf16/generic/DeepSeek-V3/tokens:1/routing:zipf11/threads:all"],
+            ["run", "--profile", "smoke", "--out", "/tmp"],
             ["account", "--format", "xml", "--model", "tiny-mla-moe"],
             ["account", "--context", "-1"],
+            ["account", "--context", "0"],
+            ["account", "--batch", "67108865"],
+            ["account", "--usd-per-hour", "2"],
+            ["account", "--format", "json", "--machine", "H800x8"],
+            ["account", "--details", "--machine", "H800x8"],
+            ["account", "--cache-dtype", "zzz", "--machine", "H800x8"],
+            ["account", "--dtype", "native", "--machine", "H800x8"],
+            ["account", "--machine", "./"],
+            ["account", "--model", "tiny-mla-moe,no-such-model", "--machine", "H800x8"],
             ["account", "--dtype", "f17", "--model", "tiny-mla-moe"],
         ):
             with self.subTest(arguments=arguments):
@@ -220,6 +250,79 @@ class BenchMla(unittest.TestCase):
                 if flag and flag != "--profile":
                     named = outcome.stderr + " --filter" * ("no row matches" in outcome.stderr)
                     self.assertTrue(flag in named or "--model" == flag, outcome.stderr)
+
+    def test_a_command_that_is_not_known_is_named(self):
+        self.assertEqual(run("frobnicate").stderr, "bench_mla: expected any of the commands run, account, machine, verify, "
+                         "list, got 'frobnicate'\n")
+
+    def test_what_standard_output_has_no_room_for_is_said(self):
+        with open("/dev/full", "w") as full:
+            for arguments in (["list", "--profile", "smoke"], ["account"], ["--help"]):
+                outcome = subprocess.run([BENCH, *arguments], stdout=full, stderr=subprocess.PIPE, text=True)
+                self.assertEqual(outcome.returncode, 2)
+                self.assertRegex(outcome.stderr, r"bench_mla: standard output: [^\n]+\n\Z")
+
+    def test_files_that_are_no_files_and_names_that_are_no_text(self):
+        pipe = self.path("pipe.json")
+        os.mkfifo(pipe)
+        for arguments in (["account", "--machine", pipe], ["run", "--profile", "smoke", "--out", pipe]):
+            self.assertEqual(run(*arguments).returncode, 2)
+        self.assertTrue(pathlib.Path(pipe).is_fifo())
+        config = os.fsencode(self.path("bad")) + b"\xffname.json"
+        pathlib.Path(os.fsdecode(config)).write_bytes(
+            (pathlib.Path(SCHEMA).parent.parent / "bench/models/tiny-mla-moe.json").read_bytes())
+        outcome = run("account", "--format", "json", "--model", config)
+        self.assertEqual(outcome.returncode, 0, outcome.stderr)
+        self.assertEqual(json.loads(outcome.stdout)["model"], "bad\ufffdname")
+
+    def test_a_link_stays_and_what_it_points_to_is_written(self):
+        link, target = self.path("link.json"), self.path("target.json")
+        os.symlink("target.json", link)
+        self.assertEqual(run("run", "--profile", "smoke", "--op", "rope", "--out", link).returncode, 0)
+        self.assertTrue(os.path.islink(link))
+        self.assertGreaterEqual(len(load(target)["benchmarks"]), 1)
+
+    def test_an_older_file_stays_until_a_row_has_finished(self):
+        file = self.path("older.json")
+        for old in (None, "older"):
+            if old:
+                pathlib.Path(file).write_text(old)
+            arguments = ["run", "--profile", "smoke", "--row", self.result["benchmarks"][-1]["name"], "--min-time", "60"]
+            process = subprocess.Popen([BENCH, *arguments, "--out", file], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                       text=True)
+            interrupt(process, signal.SIGINT)
+            _, errors = process.communicate(timeout=50)
+            self.assertEqual(process.returncode, 128 + signal.SIGINT, errors)
+            self.assertIn("no row finished", errors)
+            self.assertEqual(pathlib.Path(file).read_text() if os.path.exists(file) else None, old)
+            self.assertFalse(os.path.exists(file + ".partial"))
+
+    def test_machine_stops_when_interrupted(self):
+        process = subprocess.Popen([BENCH, "machine"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        interrupt(process, signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+        self.assertEqual((process.returncode, output), (128 + signal.SIGINT, ""))
+
+    def test_progress_says_what_is_left_from_the_start(self):
+        terminal, end = os.openpty()
+        outcome = subprocess.run([BENCH, "run", "--profile", "smoke", "--op", "rope", "--out", self.path("progress.json")],
+                                 stdout=subprocess.DEVNULL, stderr=end)
+        os.close(end)
+        self.assertEqual(outcome.returncode, 0)
+        self.assertRegex(os.read(terminal, 1 << 16).decode(), r"\[0/\d+\] about \d+ s left")
+        os.close(terminal)
+
+    def test_libraries_are_told_the_cpu_and_tell_their_versions(self):
+        file = self.path("unbound.json")
+        bound = {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
+        outcome = run("run", "--profile", "smoke", "--op", "rope", "--out", file, env={**bound, "OMP_PROC_BIND": "false"})
+        self.assertEqual(outcome.returncode, 0, outcome.stderr)
+        for library in ("openblas", "onednn"):
+            version, unbound = (context.get(f"mmb.library_{library}") for context in
+                                (self.result["context"], load(file)["context"]))
+            self.assertEqual(version, unbound)
+            absent = run("list", "--profile", "smoke", "--impl", library).returncode == 2
+            self.assertEqual(version is None, absent)
 
     def test_routings_are_rows(self):
         trace, file = self.path("wiki.txt"), self.path("routings.json")

@@ -1,6 +1,8 @@
 // The bench's own parts: a wrong kernel is caught whatever it does wrong, and flags say what they expected.
 #include "bench.h"
 #include "elsewhere.h"
+#include "mmb/decode_step.h"
+#include "mmb/prefill_step.h"
 #include "model_verdict.h"
 #include "pace.h"
 #include "reporter.h"
@@ -172,6 +174,16 @@ TEST(Flags, Bytes) {
     EXPECT_THROW(bytes(bad), Error) << bad;
 }
 
+TEST(Flags, ARowsSkewHasTheBoundsOfSkew) {
+  const auto select = [](const std::string& routing) {
+    Selection selection;
+    select_row(selection, "moe_experts/grouped/bf16/reference/M/tokens:1/routing:" + routing + "/threads:all");
+    return selection.skews;
+  };
+  EXPECT_EQ(select("zipf10"), std::vector<double>{10});
+  for (const char* bad : {"zipfnan", "zipf-1", "zipf10.5", "zipfinf"}) EXPECT_THROW(select(bad), Error) << bad;
+}
+
 TEST(Flags, PeersAreTheFastestLevelAndTheLibraries) {
   const auto group = parse_impls("peers");
   ASSERT_EQ(group.size(), 1 + peers().size());
@@ -262,6 +274,49 @@ TEST(Rows, RoutingsAreEverySkewWithEveryOverlapAndTheTraces) {
   Selection without_trace;
   EXPECT_THROW(select_row(without_trace, all.rows().back().name.text()), Error);
   std::filesystem::remove(file);
+}
+
+TEST(Rows, HeavyOnesAreExpectedToTakeLonger) {
+  Selection selection;
+  selection.profile = Profile::smoke;
+  selection.ops = {"linear"};
+  selection.models = {"Llama-3.1-8B"};
+  selection.dtypes = {DType::bf16};
+  selection.batches = {1, 4096};
+  selection.memory = int64_t{2} << 30;
+  Suite suite(selection);
+  suite.add_rows();
+  suite.measure_machines();
+  for (const Row& row : suite.rows()) {
+    const double ideal = ideal_seconds(row.cost, suite.machines().at({row.threads, row.impl}));
+    EXPECT_GE(least_seconds(suite, row), ideal) << row.name.text();
+    EXPECT_LE(least_seconds(suite, row), ideal + 0.3) << row.name.text();
+  }
+}
+
+TEST(Results, GoToRegularFilesAlone) {
+  namespace fs = std::filesystem;
+  const fs::path folder = fs::path(testing::TempDir()) / "mmb_bench_test_out";
+  fs::remove_all(folder);
+  fs::create_directory(folder);
+  EXPECT_EQ(result_file((folder / "new" / "a.json").string()), folder / "new" / "a.json");
+  EXPECT_TRUE(fs::is_empty(folder / "new"));
+  const fs::path old = folder / "old.json";
+  std::ofstream(old) << "old";
+  fs::create_symlink("old.json", folder / "link.json");
+  fs::create_symlink(folder / "link.json", folder / "links.json");
+  EXPECT_EQ(result_file((folder / "links.json").string()), old);
+  EXPECT_EQ(fs::file_size(old), 3u);
+  fs::create_symlink("later.json", folder / "dangling.json");
+  EXPECT_EQ(result_file((folder / "dangling.json").string()), folder / "later.json");
+  fs::create_symlink("loop.json", folder / "loop.json");
+  fs::create_symlink("/dev/null", folder / "null.json");
+  fs::create_directory(folder / "taken.json.partial");
+  for (const fs::path& bad : {fs::path("/dev/null"), folder, folder / "none/", old / "a.json", folder / "loop.json",
+                              folder / "null.json", folder / "taken.json"})
+    EXPECT_THROW(result_file(bad.string()), Error) << bad;
+  EXPECT_TRUE(fs::is_character_file("/dev/null"));
+  fs::remove_all(folder);
 }
 
 TEST(Rows, ACounterfactualNamedBesideItsModelIsOneRow) {
@@ -446,6 +501,37 @@ TEST(OtherMachine, BoundsComeFromItsPeaks) {
   EXPECT_NE(bounds_in_words(v3, slow, 1, 1, DType::bf16).find("they do not fit"), std::string::npos);
 }
 
+TEST(OtherMachine, BoundsAreThoseOfTheStepsTheyAreFor) {
+  const OtherMachine other{"other", "made up", 3e12, 1e12, 1e12, 0};
+  Machine machine;
+  machine.flops_per_second = machine.bf16_flops_per_second = machine.rounded_flops_per_second =
+      machine.int8_flops_per_second = other.flops_per_second;
+  machine.bytes_per_second = other.bytes_per_second;
+  // 64 tokens touch all of the 12 experts, drawn or expected.
+  for (const Model& model : {load_model("tiny-mla-moe"), load_model("Llama-3.1-8B")}) {
+    const auto step = DecodeStep::shape(model, model.num_hidden_layers, 64, 1, 33);
+    EXPECT_DOUBLE_EQ(decode_bound(model, other, 64, 33, DType::int8).seconds,
+                     ideal_seconds(DecodeStep::parts(step, DType::int8, ""), machine));
+    const auto prompt = PrefillStep::shape(model, model.num_hidden_layers, 1, 64, 0);
+    EXPECT_DOUBLE_EQ(prefill_bound(model, other, 64, DType::int8).seconds,
+                     ideal_seconds(PrefillStep::parts(prompt, DType::int8, ""), machine));
+    const std::string words = bounds_in_words(model, other, 64, 33, DType::int8);
+    char resident[64];
+    std::snprintf(resident, sizeof resident, "take %.4g GB", DecodeStep::resident_bytes(step, DType::int8) * 1e-9);
+    EXPECT_NE(words.find(resident), std::string::npos) << words;
+  }
+}
+
+TEST(OtherMachine, BoundsOfAnySizeTakeNoTime) {
+  const OtherMachine other{"other", "made up", 1e15, 1e13, 1e12, 0};
+  const Model v3 = load_model("DeepSeek-V3");
+  const auto start = std::chrono::steady_clock::now();
+  const double most = 1 << 26;
+  EXPECT_GT(decode_bound(v3, other, 1 << 26, 1 << 26, DType::bf16).seconds, most);
+  EXPECT_GT(prefill_bound(v3, other, 1 << 26, DType::bf16).seconds, most / 100);
+  EXPECT_LT(detail::seconds_since(start), 5);
+}
+
 TEST(OtherMachine, BundledOnesHaveSources) {
   for (const char* name : {"H800x8", "H100x8", "Xeon-6980P-x2"}) EXPECT_FALSE(load_machine(name).source.empty());
   EXPECT_EQ(load_machine("H800x8", 5).usd_per_hour, 5);
@@ -463,16 +549,25 @@ TEST(OtherMachine, BadFilesAreRefusedByFileAndField) {
     return std::string("no error");
   };
   const std::string head = R"({"name": "x", "source": "y", "flops_per_second": 1, "bytes_per_second": )";
-  EXPECT_EQ(message(""), file.string() + ": expected a JSON object");
-  EXPECT_EQ(message("[1]"), file.string() + ": expected a JSON object");
-  EXPECT_EQ(message(R"({"source": "y"})"), file.string() + ": name: expected a text");
-  EXPECT_EQ(message(head + R"(0, "memory_bytes": 1})"),
-            file.string() + ": bytes_per_second: expected a number above 0");
-  EXPECT_EQ(message(head + R"(1})"), file.string() + ": memory_bytes: expected a number above 0");
-  EXPECT_EQ(message(head + R"(1, "memory_bytes": 1, "cores": 4})"),
-            file.string() + ": cores: not a field of a machine");
+  const std::string json = file.string() + ": JSON: expected ", amount = ": expected a number from 1.0 to 1e+24, ";
+  EXPECT_EQ(message("").find(json + "well-formed JSON"), 0u);
+  EXPECT_EQ(message(head),
+            json + "well-formed JSON in UTF-8, but it breaks at byte " + std::to_string(head.size() + 1));
+  EXPECT_EQ(message("[1]"), json + "an object, found one array");
+  EXPECT_EQ(message(R"({"source": "y"})"), file.string() + ": name: expected a string, but the field is missing");
+  EXPECT_EQ(message(head + R"(0, "memory_bytes": 1})"), file.string() + ": bytes_per_second" + amount + "found 0");
+  EXPECT_EQ(message(head + R"(1e300, "memory_bytes": 1})").find(file.string() + ": bytes_per_second" + amount), 0u);
+  EXPECT_EQ(message(head + R"(1})"), file.string() + ": memory_bytes" + amount + "but the field is missing");
+  EXPECT_EQ(message(head + R"(1, "memory_bytes": 1, "co\u001bres": 4})"),
+            file.string() + ": co?res: expected it absent, as no field of a machine");
+  EXPECT_EQ(message(head + R"(1, "memory_bytes": 1, "bytes_per_second": 2})"),
+            file.string() + ": bytes_per_second: expected once, found twice");
+  for (const char* name : {"", "a\\nb", "\\u001b[2J", "\\u007f"})
+    EXPECT_EQ(message(std::string(R"({"name": ")") + name + "\"}"), file.string() + ": name: expected printable text");
+  EXPECT_EQ(message(std::string(2 << 20, ' ')), file.string() + ": expected a file of at most 1048576 bytes");
   std::filesystem::remove(file);
   EXPECT_THROW(load_machine("no-such-machine"), Error);
+  EXPECT_THROW(load_machine(testing::TempDir()), Error);
 }
 
 }  // namespace
