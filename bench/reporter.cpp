@@ -268,7 +268,7 @@ void Reporter::ReportRuns(const std::vector<Run>& runs) {
   for (const Run& run : runs) {
     if (run.run_type == Run::RT_Aggregate) continue;
     if (run.error_occurred && interrupted()) return;
-    // Without the /process_time/real_time that 1.7.1 appends.
+    // Without the /process_time/manual_time that 1.7.1 appends.
     const std::string& name = run.run_name.function_name;
     const Row& row = suite_.row(name);
     Result result;

@@ -163,10 +163,9 @@ void print_decode(const Rows& rows, const Model& model, const std::vector<Decode
         << cell(d.mqa) << ' ' << cell(d.absorbed) << ' ' << cell(d.expanded) << '\n';
   if (marked) out << kUnusualPace;
   for (const Decode& d : decodes) {
-    if (!d.absorbed->usual) continue;
     std::string compared;
     const auto against = [&](const char* name, const std::optional<Timing>& other) {
-      if (other && other->usual)
+      if (other && other->usual && d.absorbed->usual)
         compared += (compared.empty() ? " " : ", ") + words(gain(*other, *d.absorbed)) + " than " + name;
     };
     against("MHA", d.mha);
@@ -177,9 +176,12 @@ void print_decode(const Rows& rows, const Model& model, const std::vector<Decode
     for (const Result* r : d.scaled) {
       out << "  With its latents in " << *key_word(r->name.key, "cache")
           << (r->name.algo == "integer" ? ", in dot products of integers" : "")
-          << text(" (%.0f bytes a token) it takes %.3f ms, %.0f%% of ideal: ", r->counters.at("kv_bytes_per_token"),
-                  1e3 * r->seconds, 100 * r->counters.at("roof"))
-          << words(gain(*d.absorbed, rows.timing(*r))) << " than in plain ones.\n";
+          << text(" (%.0f bytes a token) it takes %.3f ms, %.0f%% of ideal", r->counters.at("kv_bytes_per_token"),
+                  1e3 * r->seconds, 100 * r->counters.at("roof"));
+      const Timing t = rows.timing(*r);
+      if (!t.usual) out << '!';
+      if (t.usual && d.absorbed->usual) out << ": " << words(gain(*d.absorbed, t)) << " than in plain ones";
+      out << ".\n";
     }
   }
   if (decodes.empty()) return;

@@ -13,8 +13,6 @@ namespace mmb {
 int64_t scratch_mark() noexcept;
 char* scratch_take(int64_t bytes) noexcept;
 void scratch_release(int64_t mark) noexcept;
-// The most that was ever in use; what a kernel needs beside its arguments.
-int64_t scratch_peak() noexcept;
 
 namespace MMB_IMPL {
 namespace {

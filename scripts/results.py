@@ -131,7 +131,8 @@ class Result:
         for some in peaks.values():
             middle = sorted(peak for peak, _ in some)[len(some) // 2]
             for peak, row in some:
-                row.usual_pace = middle / MOST_OFF <= peak <= middle * MOST_OFF and row.roof <= MOST_ROOF
+                outran = row.counters.get("cold") and row.roof > MOST_ROOF  # what is warm may be faster than memory
+                row.usual_pace = middle / MOST_OFF <= peak <= middle * MOST_OFF and not outran
 
     def select(self, op=None, algo=None, dtype=None, impl=None, model=None, **keys):
         """Rows without an error whose parts are these, in the order of the file; a key that is None is to be absent."""

@@ -417,7 +417,7 @@ TEST(Pace, IsARowsPeakOverTheMiddleOfItsKind) {
   const auto row = [](const char* key, double bound, double gbs, double gflops, const char* label = "fma_f32") {
     Result result;
     result.name = {"some", "algo", "bf16", "avx2", "M", key, "all"};
-    result.counters = {{"bound", bound}, {"peak_gbs", gbs}, {"peak_gflops", gflops}, {"roof", 1.05}};
+    result.counters = {{"bound", bound}, {"peak_gbs", gbs}, {"peak_gflops", gflops}, {"roof", 1.05}, {"cold", 1}};
     result.label = label;
     return result;
   };
@@ -439,6 +439,8 @@ TEST(Pace, IsARowsPeakOverTheMiddleOfItsKind) {
   }
   rows[1].counters["roof"] = 1.2;  // faster than the peak beside it
   EXPECT_FALSE(pace.usual(rows[1]));
+  rows[1].counters["cold"] = 0;  // and read nothing from memory
+  EXPECT_TRUE(pace.usual(rows[1]));
   rows[1].counters["roof"] = 1;
   std::ostringstream said, nothing;
   print_pace(rows, said);

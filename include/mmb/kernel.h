@@ -129,6 +129,9 @@ concept Operator = requires(const typename Op::Shape& shape, typename Op::Proble
   { problem.intact() } -> std::same_as<bool>;
 };
 
+// The most bytes that kernels ever had in use beside their arguments; memory comes as it is touched, and stays.
+int64_t scratch_peak() noexcept;
+
 // An op of a composite, by its first algo unless it is named.
 template <class Op>
 Component part_of(const typename Op::Shape& shape, DType dtype, std::string_view algo = Op::kernels()[0].algo) {
