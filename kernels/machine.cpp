@@ -68,15 +68,18 @@ const Kernel<Op>* kernel_of(Impl impl, std::string_view algo = "") {
 }
 
 // About a millisecond of arithmetic, a hundred times the fork and join of a team. The first trial finds a sleeping team and
-// the wrong clock frequency; the second says how many steps a millisecond has, which an emulator makes few.
+// the wrong clock frequency; the next ones how many steps a millisecond has, which an emulator makes few. Of teams that sleep
+// between runs (OMP_WAIT_POLICY=passive) a short trial sees little but waking up.
 FmaPeak::Shape arithmetic(int threads, const Kernel<FmaPeak>& kernel, Arena& arena) {
+  constexpr int kTrials = 4;
   FmaPeak::Shape shape{FmaPeak::kBlock * 128 * threads, 10};
-  Probe<FmaPeak> trial(shape, kernel, arena);
-  trial.burst();
-  trial.forget();
-  trial.burst();
-  const double seconds = FmaPeak::cost(shape, DType::f32, kernel.algo).flops / trial.median();
-  shape.steps = std::clamp(static_cast<int64_t>(10 * 1e-3 / seconds), int64_t{1}, int64_t{1000});
+  for (int i = 0; i < kTrials; ++i) {
+    Probe<FmaPeak> trial(shape, kernel, arena);
+    trial.burst();
+    const double seconds = FmaPeak::cost(shape, DType::f32, kernel.algo).flops / trial.median();
+    const double steps = static_cast<double>(shape.steps) * 1e-3 / seconds;
+    if (i > 0) shape.steps = std::clamp(static_cast<int64_t>(steps), int64_t{1}, int64_t{2000});
+  }
   return shape;
 }
 

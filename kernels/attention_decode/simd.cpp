@@ -3,7 +3,7 @@
 // Idea: a tile of query rows (query_rows.h) meets the tokens block by block. Three families of micro-kernels, by the rows of a tile:
 //   panels  more rows than lanes (latent attention, prefill, large groups): lanes are rows. S^T[token][row] from packed q
 //           and broadcast keys, so that the softmax is vertical and S^T is already the packed operand of P V; no cache is
-//           ever transposed. Keys and values are f32 rows, widened once for all rows of the tile.
+//           ever transposed. Keys and values are f32 rows, widened once for all rows of the tile, just before their first scores.
 //   quads   as many rows as lanes, or half of that (GQA): every four lanes are four dims of a row of their own. A key's four
 //           dims are broadcast to all of them, and four lanes are left to add where dots add all.
 //   dots    fewer rows (MHA): lanes lie along the cached row. kLanes dot products are reduced together by a tree of
@@ -19,8 +19,8 @@
 // of 16 rows 0.73-0.77 (0.60); MHA prefill of 512 tokens 0.72 (0.69). Few rows share widening (6 % of their FMAs, 12 % for values of
 // 8 rows) and the softmax (5 %), and of GQA's, whose bytes take as long as their FLOPs, 12 of L1's 16 fill buffers are with
 // memory while tiles load from L2: quads reach 0.83 and P V 0.96 on a cache in L2, 0.78 and 0.74 on one in memory. MHA prefill:
-// its FMA loops reach 0.94; a quarter goes to packing queries and writing results, whose rows are far apart (5 % each), to
-// widening (5 %), which L2 bounds, and softmax (4 %). On a matrix unit: tiles.h.
+// its FMA loops reach 0.95; a fifth goes to packing queries and writing results, whose rows are far apart (5 % each), to
+// widening (4 %) and softmax (4 %). On a matrix unit: tiles.h.
 // Split: query_rows.h.
 #include "mmb/attention_decode.h"
 
