@@ -5,7 +5,6 @@
 #include "chains.h"
 
 namespace mmb::MMB_IMPL {
-namespace {}  // namespace
 
 void fma_peak_tiles(const FmaPeak::Shape& shape, const FmaPeak::Args& args) noexcept {
   constexpr int64_t kSum = kTileRows * kPanel;
