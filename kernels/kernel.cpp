@@ -7,6 +7,9 @@
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 namespace mmb {
@@ -32,12 +35,16 @@ const char* name(Impl impl) {
       return "amx";
     case Impl::neon:
       return "neon";
+    case Impl::avx2vnni:
+      return "avx2vnni";
     case Impl::avx512bf16:
       return "avx512bf16";
     case Impl::avx512fp16:
       return "avx512fp16";
     case Impl::avx512vnni:
       return "avx512vnni";
+    case Impl::neoni8mm:
+      return "neoni8mm";
     case Impl::eigen:
       return "eigen";
     case Impl::openblas:
@@ -110,6 +117,8 @@ bool supported(Impl impl) {
       static const bool has = cpu_has_avx512() && cpu_has_amx();
       return has;
     }
+    case Impl::avx2vnni:
+      return cpu_has_avx2() && (leaf_7(1).a & 1u << 4);
     case Impl::avx512bf16:
       return cpu_has_avx512() && (leaf_7(1).a & 1u << 5);
     case Impl::avx512fp16:
@@ -126,6 +135,7 @@ bool supported(Impl impl) {
 }
 #elif defined(__aarch64__)
 bool supported(Impl impl) {
+  if (impl == Impl::neoni8mm) return getauxval(AT_HWCAP2) & HWCAP2_I8MM;
   return impl == Impl::reference || impl == Impl::neon || is_peer(impl);
 }
 #else
@@ -134,9 +144,14 @@ bool supported(Impl impl) {
 }
 #endif
 
-bool has_byte_dots() noexcept {
-  static const bool has = supported(Impl::avx512vnni);
-  return has;
+bool has_byte_dots(Impl level) noexcept {
+  static const auto having = [] {
+    uint32_t set = 0;
+    for (Impl each : levels())
+      if (const auto dots = byte_dots(each); dots && supported(*dots)) set |= 1u << static_cast<int>(each);
+    return set;
+  }();
+  return having >> static_cast<int>(level) & 1;
 }
 
 #define MMB_LIST(LEVEL, ...) Impl::LEVEL,
@@ -149,9 +164,12 @@ std::span<const Impl> impls() {
   static constexpr Impl list[] = {
     MMB_LEVELS(MMB_LIST)
 #if defined(__x86_64__)
-        Impl::avx512bf16,
+        Impl::avx2vnni,
+    Impl::avx512bf16,
     Impl::avx512fp16,
     Impl::avx512vnni,
+#elif defined(__aarch64__)
+        Impl::neoni8mm,
 #endif
   };
   return list;

@@ -95,8 +95,8 @@ class Threads {
   int saved_;
 };
 
-// Of a level or class: its instructions, and those for bf16 and for int8 where it has faster ones: a matrix unit's, or beside
-// AVX-512 the dots of bytes that its kernels use where the CPU has them.
+// Of a level or class: its instructions, and those for bf16 and for int8 where it has faster ones: a matrix unit's, or
+// the dots of bytes that its kernels use where the CPU has them.
 struct ArithmeticProbes {
   std::vector<Probe<FmaPeak>> all;
 
@@ -105,7 +105,7 @@ struct ArithmeticProbes {
       if (kernel) all.emplace_back(arithmetic(threads, *kernel, arena), *kernel, arena);
     };
     for (const char* algo : {"", "tile_bf16", "tile_int8"}) add(kernel_of<FmaPeak>(impl, algo));
-    if (impl == Impl::avx512 && has_byte_dots()) add(kernel_of<FmaPeak>(Impl::avx512vnni));
+    if (impl != Impl::amx && has_byte_dots(impl)) add(kernel_of<FmaPeak>(*byte_dots(impl)));
   }
   const Probe<FmaPeak>& f32() const { return all.front(); }
   const Probe<FmaPeak>& bf16() const { return of({"tile_bf16"}); }

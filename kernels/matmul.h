@@ -13,6 +13,12 @@
 #include "team.h"
 #include "tiles.h"
 
+// A level with a matrix unit leaves what the unit does not multiply to the level that lacks only the unit, where tokens are
+// packed alike: register tiles take long to compile.
+#ifndef MMB_PLAIN_LEVEL
+#define MMB_PLAIN_LEVEL MMB_IMPL
+#endif
+
 namespace mmb {
 namespace MMB_IMPL {
 namespace {
@@ -116,11 +122,15 @@ template <class E>
   }
 }
 
-// So few tokens that integer weights meet them in dots of bytes; more do on a matrix unit.
-constexpr int64_t kDotsTokens = 4;
+MMB_OP bool has_dots() {
+  return kMayHaveDots && has_byte_dots(Impl::MMB_PLAIN_LEVEL);
+}
+
+// So few tokens, all in one tile, that integer weights meet them in dots of bytes; more do on a matrix unit.
+constexpr int64_t kDotsTokens = kTallTokens / sums_of(DType::int8) < 4 ? kTallTokens / sums_of(DType::int8) : 4;
 
 // The product of integer weights, which dots of bytes take as they lie, with tokens so few that FMAs would spend more on
-// widening; where the CPU has them (has_byte_dots).
+// widening; where the CPU has them (has_dots).
 MMB_OP constexpr bool on_dots(DType weights, int64_t tokens) {
   return kMayHaveDots && (weights == DType::int8 || weights == DType::int4) && tokens <= kDotsTokens;
 }
@@ -133,7 +143,7 @@ MMB_OP constexpr bool on_tiles(DType weights, int64_t tokens) {
 // More tokens than on_dots has meet int8 weights in products of bytes too (linear/bytes.h), with digits of whole rows.
 constexpr bool kMayHaveBytes = kHasTiles || kMayHaveDots;
 MMB_OP bool on_bytes(DType weights, int64_t tokens) {
-  return kMayHaveBytes && weights == DType::int8 && tokens > kDotsTokens && (kHasTiles || has_byte_dots());
+  return kMayHaveBytes && weights == DType::int8 && tokens > kDotsTokens && (kHasTiles || has_dots());
 }
 
 // Token tiles of the matrix unit, of even height too.
@@ -200,7 +210,7 @@ MMB_OP VecInt integers(Vec v, float inverse) {
 }
 
 template <int... I>
-MMB_OP ByteBits even_then_odd(ByteBits v, LaneList<I...>) {
+MMB_OP Bytes even_then_odd(Bytes v, LaneList<I...>) {
   return __builtin_shufflevector(v, v, (I / 8 * 8 + I % 4 * 2 + I / 4 % 2)...);
 }
 
@@ -212,22 +222,38 @@ template <class E>
   for (int64_t m = 0; m < tokens; ++m) {
     const E* row = x + (rows ? rows[m] : m) * stride - columns.begin;
     for (int64_t k = columns.begin; k < columns.end; k += kPanel) {
-      const int64_t exist = cols - k;
-      const Vec v = exist >= kLanes ? load(row + k) : load_partial(row + k, exist);
-      const DigitScale scale(reduce_max(magnitude(v)));
-      const VecInt whole = integers(v, scale.inverse);
-      const int32_t sum = reduce_add(whole);
+      Vec v[kVecsPerPanel], largest = {};
+      MMB_UNROLL
+      for (int i = 0; i < kVecsPerPanel; ++i) {
+        const int64_t at = k + i * kLanes, exist = cols - at;
+        v[i] = exist >= kLanes ? load(row + at) : exist > 0 ? load_partial(row + at, exist) : Vec{};
+        largest = max(largest, magnitude(v[i]));
+      }
+      const DigitScale scale(reduce_max(largest));
+      VecInt whole[kVecsPerPanel], total = {};
+      MMB_UNROLL
+      for (int i = 0; i < kVecsPerPanel; ++i) total += whole[i] = integers(v[i], scale.inverse);
+      const int32_t sum = reduce_add(total);
       Digits& out = reinterpret_cast<Digits*>(packed)[k / kPanel * tokens + m];
       out.unit = scale.unit;
       out.start[0] = -bias * (sum >> 16);
       out.start[1] = -bias * (sum >> 8 & 255);
       out.start[2] = -bias * (sum & 255);
-      ByteBits digits[3];
-      digits_of(whole, digits);
       MMB_UNROLL
-      for (int d = 0; d < 3; ++d) {
-        const ByteBits turned = even_then_odd(digits[d], Lanes());
-        memcpy(out.digit[d], weights == DType::int4 ? &turned : &digits[d], sizeof turned);
+      for (int i = 0; i < kVecsPerPanel; ++i) {
+        ByteBits digits[3];
+        digits_of(whole[i], digits);
+        MMB_UNROLL
+        for (int d = 0; d < 3; ++d) memcpy(out.digit[d] + i * kLanes, &digits[d], sizeof digits[d]);
+      }
+      if (weights == DType::int4) {
+        MMB_UNROLL
+        for (int d = 0; d < 3; ++d) {
+          Bytes digit;
+          memcpy(&digit, out.digit[d], sizeof digit);
+          digit = even_then_odd(digit, std::make_integer_sequence<int, 16>());
+          memcpy(out.digit[d], &digit, sizeof digit);
+        }
       }
     }
   }
@@ -290,7 +316,7 @@ MMB_OP void pack(const E* x, int64_t stride, const int32_t* rows, int64_t tokens
                  Share columns, float* packed) {
   if (columns.begin >= columns.end) return;
   if (columns.end >= cols) columns.end = padded_columns(cols);
-  if (on_dots(weights, tokens) && has_byte_dots())
+  if (on_dots(weights, tokens) && has_dots())
     return pack_digits(x, stride, rows, tokens, cols, weights, columns, packed);
   if (on_bytes(weights, tokens)) return pack_digit_rows(x, stride, rows, tokens, cols, {0, tokens}, packed);
   if (on_tiles(weights, tokens))

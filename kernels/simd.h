@@ -48,7 +48,8 @@ typedef uint32_t VecBits __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t HalfBits __attribute__((vector_size(2 * kLanes)));
 typedef int16_t HalfInt __attribute__((vector_size(2 * kLanes)));
 typedef uint8_t ByteBits __attribute__((vector_size(kLanes)));
-typedef uint8_t Line __attribute__((vector_size(64)));
+typedef uint8_t VecBytes __attribute__((vector_size(4 * kLanes)));
+typedef uint8_t Bytes __attribute__((vector_size(16)));
 
 constexpr int kVecsPerPanel = static_cast<int>(kPanel) / kLanes;
 
@@ -308,19 +309,18 @@ MMB_OP Vec any_fp8(HalfBits upper) {
   return (Vec)((VecBits)(magnitude >= 0x0f800000u ? (Vec)(magnitude | 0x7f800000u) : value) | (bits & 0x8000u) << 16);
 #endif
 }
-typedef uint8_t ColumnBytes __attribute__((vector_size(4 * kLanes)));
-MMB_OP ColumnBytes column_bytes(const fp8* line, int v) {
-  ColumnBytes bytes;
+MMB_OP VecBytes column_bytes(const fp8* line, int v) {
+  VecBytes bytes;
   memcpy(&bytes, line + 4 * kLanes * v, sizeof bytes);
   return bytes;
 }
 // Bytes of fp8, of which nearly all are normal numbers: finds whether some are not.
 struct Fp8Screen {
-  ColumnBytes most = {};  // of what is at the least kOther for zeros, subnormals and NaN
+  VecBytes most = {};  // of what is at the least kOther for zeros, subnormals and NaN
   static constexpr uint8_t kOther = 238;
 
-  MMB_OP void add(ColumnBytes bytes) {
-    const ColumnBytes x = bytes + bytes - 16;  // without the sign
+  MMB_OP void add(VecBytes bytes) {
+    const VecBytes x = bytes + bytes - 16;  // without the sign
     most = x > most ? x : most;
   }
   MMB_OP bool all_normal() const {
@@ -329,7 +329,7 @@ struct Fp8Screen {
 #elif defined(__AVX2__)
     return _mm256_movemask_epi8((__m256i)(most >= kOther)) == 0;
 #else
-    const auto others = (ColumnBytes)(most >= kOther);
+    const auto others = (VecBytes)(most >= kOther);
     uint64_t words[2];
     memcpy(words, &others, sizeof words);
     return (words[0] | words[1]) == 0;
@@ -347,7 +347,7 @@ MMB_OP void load_normal_columns(const fp8* line, int v, Vec (&columns)[4]) {
   columns[3] = normal_fp8(odd);
 }
 MMB_OP void load_columns(const fp8* line, int v, Vec (&columns)[4]) {
-  const ColumnBytes bytes = column_bytes(line, v);
+  const VecBytes bytes = column_bytes(line, v);
   Fp8Screen screen;
   screen.add(bytes);
   if (__builtin_expect(screen.all_normal(), 1)) return load_normal_columns(line, v, columns);
@@ -409,19 +409,29 @@ MMB_OP ByteBits low_bytes(VecInt v) {
 #endif
 }
 
-// The first n of 64 bytes; the others are zero, and their memory is not touched.
-MMB_OP Line load_line(const void* p, int64_t n) {
+// The first n bytes of a vector, at the most all; the others are zero, and their memory is not touched.
+MMB_OP VecBytes load_bytes(const void* p, int64_t n) {
+  VecBytes v = {};
 #if defined(__AVX512BW__)
-  return (Line)_mm512_maskz_loadu_epi8(n >= 64 ? ~0ull : (1ull << n) - 1, p);
+  return (VecBytes)_mm512_maskz_loadu_epi8(n >= 64 ? ~0ull : (1ull << n) - 1, p);
 #else
-  Line line = {};
-  memcpy(&line, p, static_cast<size_t>(n < 64 ? n : 64));
-  return line;
+  if (n >= int64_t{sizeof v})
+    memcpy(&v, p, sizeof v);
+  else if (n > 0)
+    memcpy(&v, p, static_cast<size_t>(n));
 #endif
+  return v;
 }
 
-// Bytes 16 * i .. 16 * i + 15 of four lines, one of each line in turn, become line i.
-MMB_OP void interleave(Line (&v)[4]) {
+// Words of W bytes of a and b in turn.
+template <int W, int... I>
+MMB_OP void zip_bytes(Bytes a, Bytes b, Bytes* out, LaneList<I...>) {
+  out[0] = __builtin_shufflevector(a, b, (I / W % 2 * 16 + I / (2 * W) * W + I % W)...);
+  out[1] = __builtin_shufflevector(a, b, (I / W % 2 * 16 + 8 + I / (2 * W) * W + I % W)...);
+}
+
+// Bytes i * kLanes .. (i + 1) * kLanes - 1 of four vectors, one of each in turn, become vector i.
+MMB_OP void interleave(VecBytes (&v)[4]) {
 #if defined(__AVX512BW__)
   // Unpacking stays within 16 bytes: what belongs together comes there first.
   const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
@@ -430,24 +440,42 @@ MMB_OP void interleave(Line (&v)[4]) {
   for (int i = 0; i < 4; ++i) row[i] = _mm512_permutexvar_epi32(order, (__m512i)v[i]);
   const __m512i ab_low = _mm512_unpacklo_epi8(row[0], row[1]), ab_high = _mm512_unpackhi_epi8(row[0], row[1]),
                 cd_low = _mm512_unpacklo_epi8(row[2], row[3]), cd_high = _mm512_unpackhi_epi8(row[2], row[3]);
-  v[0] = (Line)_mm512_unpacklo_epi16(ab_low, cd_low);
-  v[1] = (Line)_mm512_unpackhi_epi16(ab_low, cd_low);
-  v[2] = (Line)_mm512_unpacklo_epi16(ab_high, cd_high);
-  v[3] = (Line)_mm512_unpackhi_epi16(ab_high, cd_high);
+  v[0] = (VecBytes)_mm512_unpacklo_epi16(ab_low, cd_low);
+  v[1] = (VecBytes)_mm512_unpackhi_epi16(ab_low, cd_low);
+  v[2] = (VecBytes)_mm512_unpacklo_epi16(ab_high, cd_high);
+  v[3] = (VecBytes)_mm512_unpackhi_epi16(ab_high, cd_high);
+#elif defined(__AVX2__)
+  const __m256i order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
+  __m256i row[4];
+  MMB_UNROLL
+  for (int i = 0; i < 4; ++i) row[i] = _mm256_permutevar8x32_epi32((__m256i)v[i], order);
+  const __m256i ab_low = _mm256_unpacklo_epi8(row[0], row[1]), ab_high = _mm256_unpackhi_epi8(row[0], row[1]),
+                cd_low = _mm256_unpacklo_epi8(row[2], row[3]), cd_high = _mm256_unpackhi_epi8(row[2], row[3]);
+  v[0] = (VecBytes)_mm256_unpacklo_epi16(ab_low, cd_low);
+  v[1] = (VecBytes)_mm256_unpackhi_epi16(ab_low, cd_low);
+  v[2] = (VecBytes)_mm256_unpacklo_epi16(ab_high, cd_high);
+  v[3] = (VecBytes)_mm256_unpackhi_epi16(ab_high, cd_high);
 #else
-  uint8_t bytes[4][64], mixed[4][64];
-  memcpy(bytes, v, sizeof bytes);
-  for (int i = 0; i < 64; ++i)
-    for (int j = 0; j < 4; ++j) mixed[i / 16][i % 16 * 4 + j] = bytes[j][i];
-  memcpy(v, mixed, sizeof mixed);
+  constexpr std::make_integer_sequence<int, 16> all;
+  Bytes ab[2], cd[2];
+  zip_bytes<1>(v[0], v[1], ab, all);
+  zip_bytes<1>(v[2], v[3], cd, all);
+  zip_bytes<2>(ab[0], cd[0], v, all);
+  zip_bytes<2>(ab[1], cd[1], v + 2, all);
 #endif
 }
 
 // Dots of bytes: every sum is added four products of u8 and s8, without rounding. Some CPUs of a level have them: functions
-// that call dot are marked, and run where has_byte_dots() (kernel.h).
+// that call dot are marked, and run where has_byte_dots (kernel.h).
 #if defined(__AVX512F__)
 constexpr bool kMayHaveDots = true;
 #define MMB_DOTS [[gnu::target("avx512vnni")]]
+#elif defined(__AVX2__)
+constexpr bool kMayHaveDots = true;
+#define MMB_DOTS [[gnu::target("avxvnni")]]
+#elif defined(__aarch64__)
+constexpr bool kMayHaveDots = true;
+#define MMB_DOTS [[gnu::target("arch=armv8.2-a+i8mm")]]
 #else
 constexpr bool kMayHaveDots = false;
 #define MMB_DOTS
@@ -455,21 +483,31 @@ constexpr bool kMayHaveDots = false;
 MMB_DOTS MMB_OP VecInt dot(VecInt sums, [[maybe_unused]] VecInt u8, [[maybe_unused]] VecInt s8) {
 #if defined(__AVX512F__)
   return (VecInt)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)u8, (__m512i)s8);
+#elif defined(__AVX2__)
+  return (VecInt)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)u8, (__m256i)s8);
+#elif defined(__aarch64__)
+  return (VecInt)vusdotq_s32((int32x4_t)sums, (uint8x16_t)u8, (int8x16_t)s8);
 #else
   return sums;
 #endif
 }
 
-// The same with four bytes of s8 from memory for every sum. Compilers broadcast them in an instruction of its own, which takes
-// twice the time.
-MMB_DOTS MMB_OP VecInt dot_four(VecInt sums, [[maybe_unused]] VecInt u8, [[maybe_unused]] const void* s8) {
+// The same with the same four bytes of s8 from memory for every sum, of N vectors. On AVX-512 compilers would broadcast them
+// in an instruction of its own, which takes twice the time.
+template <int N>
+MMB_DOTS MMB_OP void dot_four(VecInt (&sums)[N], const VecInt (&u8)[N], const void* s8) {
 #if defined(__AVX512F__)
   struct [[gnu::packed, gnu::may_alias]] Four {
     int32_t bytes;
   };
-  __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(u8), "m"(*static_cast<const Four*>(s8)));
+  MMB_UNROLL
+  for (int v = 0; v < N; ++v)
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums[v]) : "v"(u8[v]), "m"(*static_cast<const Four*>(s8)));
+#else
+  const VecInt four = broadcast_four(s8);
+  MMB_UNROLL
+  for (int v = 0; v < N; ++v) sums[v] = dot(sums[v], u8[v], four);
 #endif
-  return sums;
 }
 
 // From here on the compiler does not know where x, a pointer or a stride, came from. It would else index many rows from one
@@ -480,7 +518,7 @@ MMB_OP void forget_origin(T& x) {
 }
 
 // Nor that a vector came from memory: compilers would load it again for every use, where loads are what is short.
-MMB_OP void forget_origin(VecBits& v) {
+MMB_OP void forget_origin([[maybe_unused]] VecBits& v) {
 #if defined(__aarch64__)
   __asm__("" : "+w"(v));
 #elif defined(__AVX2__)

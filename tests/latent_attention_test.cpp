@@ -164,7 +164,8 @@ void expect_exact_integers(int64_t heads, int64_t R, int64_t D, int64_t context,
   reference::latent_attention<double>(shape, args, {0, heads});
   args.out = out.data();
   for (const auto& kernel : LatentAttention::kernels()) {
-    if (kernel.algo != std::string_view("integer") || !supported(kernel.impl)) continue;
+    if (kernel.algo != std::string_view("integer") || !supported(kernel.impl) || !takes(kernel, shape, DType::int8))
+      continue;
     const int saved = omp_get_max_threads();
     for (int threads : {1, 3}) {
       omp_set_num_threads(threads);
@@ -205,7 +206,8 @@ TEST(LatentAttention, IntegersOfFarTokens) {
     reference::latent_attention<double>(shape, args, {0, heads});
     args.out = out.data();
     for (const auto& kernel : LatentAttention::kernels()) {
-      if (kernel.algo != std::string_view("integer") || !supported(kernel.impl)) continue;
+      if (kernel.algo != std::string_view("integer") || !supported(kernel.impl) || !takes(kernel, shape, DType::int8))
+        continue;
       kernel.run(shape, args);
       expect_close({out.begin(), out.end()}, {expected.begin(), expected.end()}, 64 * 0x1p-24, name(kernel.impl));
     }

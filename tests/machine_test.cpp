@@ -79,10 +79,9 @@ TEST(Machine, MeasuresEveryLevel) {
     const Machine machine = measure(ruler, 0.01);
     EXPECT_EQ(machine.impl, impl);
     EXPECT_EQ(machine.threads, 1);
-    const std::string_view bytes = impl == Impl::amx ? "tile_int8"
-                                   : impl == Impl::avx512vnni || (impl == Impl::avx512 && has_byte_dots())
-                                       ? "dot_int8"
-                                       : machine.flops_class;
+    const std::string_view bytes = impl == Impl::amx     ? "tile_int8"
+                                   : has_byte_dots(impl) ? "dot_int8"
+                                                         : machine.flops_class;
     EXPECT_EQ(machine.int8_class, bytes) << name(impl);
     // From an emulator on a slow core to anything there is.
     for (double rate : {machine.flops_per_second, machine.flops_extremes.min, machine.flops_extremes.max,

@@ -21,7 +21,7 @@ TEST(MlaDecode, AbsorbedReadsScaledCaches) {
       for (const auto& kernel : MlaDecode::kernels()) {
         const std::string_view algo = kernel.algo;
         EXPECT_EQ(takes(kernel, shape, DType::bf16),
-                  algo == "absorbed" || (algo == "integer" && cache == DType::int8 && has_byte_dots()));
+                  algo == "absorbed" || (algo == "integer" && cache == DType::int8 && has_byte_dots(kernel.impl)));
       }
     }
 }

@@ -61,9 +61,12 @@ MMB_DECLARE_KERNEL(FmaPeak, fma_peak)
 #if defined(__x86_64__)
 MMB_DECLARE_KERNEL_AT(avx512bf16, FmaPeak, fma_peak)
 MMB_DECLARE_KERNEL_AT(avx512fp16, FmaPeak, fma_peak)
+MMB_DECLARE_KERNEL_AT(avx2vnni, FmaPeak, fma_peak)
 MMB_DECLARE_KERNEL_AT(avx512vnni, FmaPeak, fma_peak)
 MMB_DECLARE_KERNEL_AT(amx, FmaPeak, fma_peak_tiles)
 MMB_DECLARE_KERNEL_AT(amx, FmaPeak, fma_peak_byte_tiles)
+#elif defined(__aarch64__)
+MMB_DECLARE_KERNEL_AT(neoni8mm, FmaPeak, fma_peak)
 #endif
 
 }  // namespace mmb

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <concepts>
+#include <optional>
 #include <span>
 #include <sstream>
 #include <string>
@@ -25,9 +26,11 @@ enum class Impl {
   avx512,
   amx,
   neon,
+  avx2vnni,
   avx512bf16,
   avx512fp16,
   avx512vnni,
+  neoni8mm,
   eigen,
   openblas,
   onednn
@@ -41,8 +44,22 @@ std::span<const Impl> impls();
 std::span<const Impl> peers();
 // This CPU and operating system run it.
 bool supported(Impl impl);
-// It has the dots of bytes that some kernels of a level use where they can: supported(Impl::avx512vnni), asked once.
-bool has_byte_dots() noexcept;
+// The class of dots of bytes that some kernels of a level use where the CPU has it.
+constexpr std::optional<Impl> byte_dots(Impl level) {
+  switch (level) {
+    case Impl::avx2:
+      return Impl::avx2vnni;
+    case Impl::avx512:
+    case Impl::amx:
+      return Impl::avx512vnni;
+    case Impl::neon:
+      return Impl::neoni8mm;
+    default:
+      return {};
+  }
+}
+// This CPU has it; asked once.
+bool has_byte_dots(Impl level) noexcept;
 // The widest supported level. What is fastest is measured (machine.h).
 Impl best_impl();
 
@@ -58,8 +75,12 @@ Impl best_impl();
 #define MMB_LEVELS(X, ...) X(generic, __VA_ARGS__)
 #endif
 // Those that have the dots of bytes on CPUs that do.
-#if defined(__x86_64__) && !defined(MMB_EMULATED_TILES)
-#define MMB_DOT_LEVELS(X, ...) X(avx512, __VA_ARGS__) X(amx, __VA_ARGS__)
+#if defined(MMB_EMULATED_TILES)
+#define MMB_DOT_LEVELS(X, ...)
+#elif defined(__x86_64__)
+#define MMB_DOT_LEVELS(X, ...) X(avx2, __VA_ARGS__) X(avx512, __VA_ARGS__) X(amx, __VA_ARGS__)
+#elif defined(__aarch64__)
+#define MMB_DOT_LEVELS(X, ...) X(neon, __VA_ARGS__)
 #else
 #define MMB_DOT_LEVELS(X, ...)
 #endif
@@ -74,8 +95,9 @@ Impl best_impl();
 // In an op's table.cpp: lists kernel FUNCTION of OP, and what it takes if that is not all, under the name ALGO: at every level,
 // and at those with dots of bytes.
 #define MMB_KERNEL(OP, ALGO, ...) MMB_LEVELS(MMB_KERNEL_AT, OP, ALGO, __VA_ARGS__)
-#define MMB_DOT_KERNEL(OP, ALGO, ...) MMB_DOT_LEVELS(MMB_KERNEL_AT, OP, ALGO, __VA_ARGS__)
+#define MMB_DOT_KERNEL(OP, ALGO, ...) MMB_DOT_LEVELS(MMB_DOT_KERNEL_AT, OP, ALGO, __VA_ARGS__)
 #define MMB_KERNEL_AT(LEVEL, OP, ALGO, ...) {ALGO, Impl::LEVEL, &LEVEL::__VA_ARGS__},
+#define MMB_DOT_KERNEL_AT(LEVEL, OP, ALGO, FUNCTION, TAKES) {ALGO, Impl::LEVEL, &LEVEL::FUNCTION, TAKES, nullptr, true},
 
 template <class Op>
 struct Kernel {
@@ -84,6 +106,7 @@ struct Kernel {
   void (*run)(const typename Op::Shape&, const typename Op::Args&);
   bool (*takes)(const typename Op::Shape&, DType) = nullptr;  // null: every shape and type of the op
   std::string (*note)() = nullptr;  // of a library: its version, and what it makes of this CPU
+  bool on_byte_dots = false;        // runs where the CPU has those of its level alone
 };
 
 // The types that an op stores weights or caches in.
@@ -96,7 +119,8 @@ constexpr std::span<const DType> types() {
 }
 template <class Op>
 bool takes(const Kernel<Op>& kernel, const typename Op::Shape& shape, DType dtype) {
-  return std::ranges::count(types<Op>(), dtype) > 0 && (!kernel.takes || kernel.takes(shape, dtype));
+  return std::ranges::count(types<Op>(), dtype) > 0 && (!kernel.takes || kernel.takes(shape, dtype)) &&
+         (!kernel.on_byte_dots || has_byte_dots(kernel.impl));
 }
 
 // Units [begin, end) of an op's output; a unit is the least part of the output that the reference can compute alone.

@@ -51,14 +51,14 @@ template <class Shape>
 constexpr LatentRow cached_row(const Shape& shape, DType weights) {
   return {cache_type(weights, shape.cache), shape.kv_lora_rank, shape.qk_rope_head_dim};
 }
-// What kernels take: caches without scales; and those of algo `integer`, on CPUs with dots of bytes.
+// What kernels take: caches without scales; and those of algo `integer`.
 template <class Shape>
 bool over_plain(const Shape& shape, DType) {
   return !is_scaled(shape.cache);
 }
 template <class Shape>
 bool over_int8(const Shape& shape, DType) {
-  return shape.cache == DType::int8 && has_byte_dots();
+  return shape.cache == DType::int8;
 }
 // What the key of a row says of such a cache: "/cache:int8"; of plain ones nothing.
 std::string cache_key(DType cache);

@@ -14,9 +14,12 @@ std::span<const Kernel<FmaPeak>> FmaPeak::kernels() {
 #if defined(__x86_64__)
         {"dot_bf16", Impl::avx512bf16, avx512bf16::fma_peak},
     {"fma_f16", Impl::avx512fp16, avx512fp16::fma_peak},
+    {"dot_int8", Impl::avx2vnni, avx2vnni::fma_peak},
     {"dot_int8", Impl::avx512vnni, avx512vnni::fma_peak},
     {"tile_bf16", Impl::amx, amx::fma_peak_tiles},
     {"tile_int8", Impl::amx, amx::fma_peak_byte_tiles},
+#elif defined(__aarch64__)
+        {"dot_int8", Impl::neoni8mm, neoni8mm::fma_peak},
 #endif
   };
   return list;

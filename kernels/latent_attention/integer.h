@@ -24,13 +24,19 @@ namespace mmb {
 namespace MMB_IMPL {
 namespace {
 
-constexpr int64_t kTokens = 192;                 // of a block; a multiple of every tile of tokens
-constexpr int64_t kWide = 64;                    // dims that parts are padded to, tokens that weights are
-constexpr int64_t kLine = 16;                    // rows, or dims, side by side
-constexpr int64_t kSums = kTokens * kLine;       // sums, scores or weights of a tile of rows
-constexpr int64_t kValueTile = kTokens * kLine;  // bytes
-constexpr float kFarthest = -100;                // from the maximum: weights times scales stay normal numbers
-constexpr uint32_t kIntegerBits = 0x4b400000u;   // of kToInteger
+constexpr int64_t kTokens = 192;                             // of a block; a multiple of every tile of tokens
+constexpr int64_t kWide = 64;                                // dims that parts are padded to, tokens that weights are
+constexpr int64_t kLine = 16;                                // rows, or dims, side by side
+constexpr int64_t kSums = kTokens * kLine;                   // sums, scores or weights of a tile of rows
+constexpr int64_t kValueTile = kTokens * kLine;              // bytes
+constexpr int kLineVecs = static_cast<int>(kLine) / kLanes;  // of four bytes to a row or dim
+constexpr float kFarthest = -100;               // from the maximum: weights times scales stay normal numbers
+constexpr uint32_t kIntegerBits = 0x4b400000u;  // of kToInteger
+
+// Vector `vec` of rows, or dims, of tiles `apart` bytes apart.
+MMB_OP int64_t place_of(int64_t vec, int64_t apart) {
+  return vec / kLineVecs * apart + vec % kLineVecs * 4 * kLanes;
+}
 
 // Padded dims of the two parts of a row.
 struct Parts {
@@ -122,10 +128,6 @@ MMB_OP void round_queries(const Rows& rows, const Tile& tile, const LatentRow& r
 
 // ---- A block of tokens
 
-MMB_OP void store_line(void* p, Line line) {
-  memcpy(p, &line, sizeof line);
-}
-
 // Tokens of `rows`; those from `count` to the next multiple of kWide are zero values.
 [[gnu::noinline]] void lay_out(const LatentRow& row, const Parts& parts, const uint8_t* rows, int64_t count,
                                const TokenBlock& block) {
@@ -141,25 +143,31 @@ MMB_OP void store_line(void* p, Line line) {
       if (scales[0] < 0) negative |= 0xffu << 8 * j;
     }
     block.negative[t / 4] = negative;
-    const auto line = [&](int64_t j, int64_t i, int64_t end) {
-      return load_line(rows + (t + j) * bytes + i, j < exist ? end - i : 0);
+    const auto elements = [&](int64_t j, int64_t i, int64_t end) {
+      return load_bytes(rows + (t + j) * bytes + i, j < exist ? end - i : 0);
     };
-    uint8_t* keys = block.keys + t * width;
-    for (int64_t i = 0; i < row.latent; i += kWide) {
-      Line v[4];
+    uint8_t* const keys = block.keys + t * width;
+    const auto store_key = [&](int64_t j, int64_t i, VecBytes v) {
+      v ^= 0x80;
+      memcpy(keys + j * width + i, &v, sizeof v);
+    };
+    for (int64_t vec = 0; vec < parts.latent / kLanes; vec += 4) {
+      const int64_t i = vec * kLanes;
+      VecBytes v[4];
       MMB_UNROLL
       for (int j = 0; j < 4; ++j) {
-        v[j] = line(j, i, row.latent);
-        store_line(keys + j * width + i, v[j] ^ 0x80);
+        v[j] = elements(j, i, row.latent);
+        store_key(j, i, v[j]);
         v[j] ^= static_cast<uint8_t>(negative >> 8 * j);
       }
       interleave(v);
+      int8_t* const to = block.values + place_of(vec, kValueTile) + t * kLine;
       MMB_UNROLL
-      for (int j = 0; j < 4; ++j) store_line(block.values + (i / kLine + j) * kValueTile + t * kLine, v[j]);
+      for (int j = 0; j < 4; ++j) memcpy(to + place_of(j, kValueTile), &v[j], sizeof v[j]);
     }
-    for (int64_t i = 0; i < row.rope; i += kWide)
+    for (int64_t i = 0; i < parts.rope; i += 4 * kLanes)
       for (int64_t j = 0; j < 4; ++j)
-        store_line(keys + j * width + parts.latent + i, line(j, row.latent + i, row.latent + row.rope) ^ 0x80);
+        store_key(j, parts.latent + i, elements(j, row.latent + i, row.latent + row.rope));
   }
 }
 

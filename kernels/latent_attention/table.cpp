@@ -9,9 +9,7 @@
 namespace mmb {
 
 std::span<const Kernel<LatentAttention>> LatentAttention::kernels() {
-  [[maybe_unused]] constexpr auto int8_alone = [](const Shape&, DType dtype) {
-    return dtype == DType::int8 && has_byte_dots();
-  };
+  [[maybe_unused]] constexpr auto int8_alone = [](const Shape&, DType dtype) { return dtype == DType::int8; };
   static constexpr Kernel<LatentAttention> list[] = {
       {"flash", Impl::reference, reference::run<LatentAttention, reference::latent_attention<double>>},
       MMB_KERNEL(LatentAttention, "flash", latent_attention)  //

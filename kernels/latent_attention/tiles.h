@@ -2,7 +2,7 @@
 // Bound: what is not products: the unit multiplies seven times as fast as vpdpbusd.
 // Idea: scores: 3 tiles of 16 tokens x 16 rows, which stay in L1 for 4 tiles of rows, steps of 64 dims; mix: 2 tiles of rows x
 // 2 of dims, steps of 64 tokens.
-// Roof, as avx512.cpp's: 128 heads 0.23, 2.1 to 2.6 times as fast as flash on the unit from bf16; 16 heads 0.32, of memory,
+// Roof, as dots.h's: 128 heads 0.23, 2.1 to 2.6 times as fast as flash on the unit from bf16; 16 heads 0.32, of memory,
 // 1.6 times. Scores take a third of the time, mix and its sums in f32 a quarter, softmax and weights a third, blocks an eighth.
 #pragma once
 

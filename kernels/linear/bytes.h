@@ -67,7 +67,7 @@ class TileProducts {
 };
 
 // Dots of bytes want one operand unsigned: weights are w + 128, and what that adds is taken off where sums start.
-// Up to 8 tokens at a time, all digits: 24 sums; a line of weights is loaded once for them, a token's four columns are
+// All digits of kRows tokens at a time, kTileVecs sums; a line of weights is loaded once for them, a token's four columns are
 // broadcast as they are multiplied.
 class DotProducts {
  public:
@@ -82,19 +82,20 @@ class DotProducts {
       for (int64_t m = 0; m < height; ++m) start_[d][m] = -128 * sum_of(digits + (d * height + m) * kByteColumns);
   }
   MMB_OP void run(const char* right, int64_t lines, BlockAhead ahead, int32_t* sums) {
-    const int64_t first = ceil_div(height_, ceil_div(height_, kRows));
-    with_tiles<kRows>(first, [&](auto rows) {
+    const int64_t at_once = ceil_div(height_, ceil_div(height_, kRows));
+    with_tiles<kRows>(at_once, [&](auto rows) {
       if (ahead.each > 0)
         product<rows, true>(0, right, lines, ahead, sums);
       else
         product<rows, false>(0, right, lines, ahead, sums);
     });
-    if (first < height_)
-      with_tiles<kRows>(height_ - first, [&](auto rows) { product<rows, false>(first, right, lines, ahead, sums); });
+    for (int64_t first = at_once; first < height_; first += at_once)
+      with_tiles<kRows>(min_of(at_once, height_ - first),
+                        [&](auto rows) { product<rows, false>(first, right, lines, ahead, sums); });
   }
 
  private:
-  static constexpr int kRows = 8;
+  static constexpr int kRows = kTileVecs / (3 * kVecsPerPanel);
 
   // Of a token's digits in all steps.
   MMB_DOTS MMB_OP int32_t sum_of(const int8_t* digits) const {
@@ -110,19 +111,22 @@ class DotProducts {
   // `Lines` lines of weights, four columns each; `columns` are a token's first ones, of each digit. Beside each, if anything,
   // a line of another of the places ahead.
   template <int Rows, int Lines, bool kAhead>
-  MMB_DOTS MMB_OP static void add_lines(VecInt (&acc)[3][Rows], const char* line, const int8_t* columns, int64_t apart,
-                                        const BlockAhead& ahead) {
+  MMB_DOTS MMB_OP static void add_lines(VecInt (&acc)[3][Rows][kVecsPerPanel], const char* line, const int8_t* columns,
+                                        int64_t apart, const BlockAhead& ahead) {
     const int8_t* of_digit[3] = {columns, columns + apart, columns + 2 * apart};
     MMB_UNROLL
     for (int d = 0; d < 3; ++d) forget_origin(of_digit[d]);
     MMB_UNROLL
     for (int i = 0; i < Lines; ++i) {
-      if constexpr (kAhead) prefetch_beside(acc[0][0], ahead.next + i * ahead.apart);
-      const VecInt w = load_ints(line + i * 64) ^ static_cast<int32_t>(0x80808080);
+      if constexpr (kAhead) prefetch_beside(acc[0][0][0], ahead.next + i * ahead.apart);
+      VecInt w[kVecsPerPanel];
+      MMB_UNROLL
+      for (int v = 0; v < kVecsPerPanel; ++v)
+        w[v] = load_ints(line + i * 64 + v * 4 * kLanes) ^ static_cast<int32_t>(0x80808080);
       MMB_UNROLL
       for (int d = 0; d < 3; ++d) {
         MMB_UNROLL
-        for (int m = 0; m < Rows; ++m) acc[d][m] = dot_four(acc[d][m], w, of_digit[d] + m * kByteColumns + 4 * i);
+        for (int m = 0; m < Rows; ++m) dot_four(acc[d][m], w, of_digit[d] + m * kByteColumns + 4 * i);
       }
     }
   }
@@ -131,11 +135,14 @@ class DotProducts {
   template <int Rows, bool kAhead>
   MMB_DOTS [[gnu::noinline]] void product(int64_t first, const char* right, int64_t lines, BlockAhead ahead,
                                           int32_t* sums) const {
-    VecInt acc[3][Rows];
+    VecInt acc[3][Rows][kVecsPerPanel];
     MMB_UNROLL
     for (int d = 0; d < 3; ++d) {
       MMB_UNROLL
-      for (int m = 0; m < Rows; ++m) acc[d][m] = VecInt{} + start_[d][first + m];
+      for (int m = 0; m < Rows; ++m) {
+        MMB_UNROLL
+        for (int v = 0; v < kVecsPerPanel; ++v) acc[d][m][v] = VecInt{} + start_[d][first + m];
+      }
     }
     const int8_t* digits = digits_ + first * kByteColumns;
     const int64_t apart = height_ * kByteColumns, count = min_of(lines, 16 * steps_);
@@ -152,7 +159,7 @@ class DotProducts {
     MMB_UNROLL
     for (int d = 0; d < 3; ++d) {
       MMB_UNROLL
-      for (int m = 0; m < Rows; ++m) memcpy(sums + (d * kTileRows + first + m) * kPanel, &acc[d][m], sizeof(VecInt));
+      for (int m = 0; m < Rows; ++m) memcpy(sums + (d * kTileRows + first + m) * kPanel, acc[d][m], sizeof acc[d][m]);
     }
   }
 

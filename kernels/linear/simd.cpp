@@ -21,11 +21,6 @@
 #include "bytes.h"
 #include "tiles.h"
 
-// A level with a matrix unit leaves what the unit does not multiply to the level that lacks only the unit, where tokens are
-// packed alike: register tiles take long to compile.
-#ifndef MMB_PLAIN_LEVEL
-#define MMB_PLAIN_LEVEL MMB_IMPL
-#endif
 namespace mmb::MMB_PLAIN_LEVEL {
 void linear_panels(const float* packed, DType x, int64_t tokens, const Matrix& w, int64_t begin, int64_t end, float* y,
                    int64_t y_stride, float* scratch) noexcept;
@@ -252,7 +247,8 @@ template <class T, int MR, int NP, Source kSource>
   store_tile(acc, out);
 }
 
-// Four columns of integer weights to a vector, as bytes w + bias, from as many lines as exist of the group's.
+// Four columns of integer weights to a vector, as bytes w + bias, from as many lines as exist of the group's; a vector's part
+// of each begins at `line`.
 MMB_OP void load_group(const int8* line, int64_t lines, VecInt (&w)[4]) {
   MMB_UNROLL
   for (int i = 0; i < 4; ++i) w[i] = i < lines ? load_ints(line + i * 64) ^ static_cast<int32_t>(0x80808080) : VecInt{};
@@ -267,30 +263,32 @@ MMB_OP void load_group(const int4* line, int64_t lines, VecInt (&w)[4]) {
 }
 
 // Line `first` of the panels and what follows in its group of columns, of which `lines` lines exist.
-template <class T, int MR, int NP>
-MMB_DOTS MMB_OP void dot_step(Vec (&acc)[MR][NP], const Digits* x, const PanelGroup<T>& w, int64_t first,
+template <class T, int MR, int N>
+MMB_DOTS MMB_OP void dot_step(Vec (&acc)[MR][N], const Digits* x, const PanelGroup<T>& w, int64_t first,
                               int64_t lines) {
   MMB_UNROLL
-  for (int p = 0; p < NP; ++p) {
+  for (int v = 0; v < N; ++v) {
+    const int p = v / kVecsPerPanel, part = v % kVecsPerPanel;
     VecInt bytes[4];
-    load_group(w.base + p * w.stride + first * kLine<T>, lines, bytes);
+    load_group(w.base + p * w.stride + first * kLine<T> + part * 4 * kLanes, lines, bytes);
     [[maybe_unused]] Vec scale;
-    if constexpr (kTypeOf<T> == DType::int4) scale = scale_of(w, p, 0, first);
+    if constexpr (kTypeOf<T> == DType::int4) scale = scale_of(w, p, part, first);
     MMB_UNROLL
     for (int m = 0; m < MR; ++m) {
-      VecInt sums[3];
+      VecInt sums[3][1];
       MMB_UNROLL
       for (int d = 0; d < 3; ++d) {
-        sums[d] = VecInt{} + x[m].start[d];
+        sums[d][0] = VecInt{} + x[m].start[d];
         MMB_UNROLL
-        for (int i = 0; i < 4; ++i) sums[d] = dot_four(sums[d], bytes[i], x[m].digit[d] + 4 * i);
+        for (int i = 0; i < 4; ++i) dot_four(sums[d], {bytes[i]}, x[m].digit[d] + 4 * i);
       }
-      const Vec high = __builtin_convertvector(sums[0], Vec),
-                low = __builtin_convertvector((sums[1] << 8) + sums[2], Vec), sum = fma(high, broadcast(65536), low);
+      const Vec high = __builtin_convertvector(sums[0][0], Vec),
+                low = __builtin_convertvector((sums[1][0] << 8) + sums[2][0], Vec),
+                sum = fma(high, broadcast(65536), low);
       if constexpr (kTypeOf<T> == DType::int4)
-        acc[m][p] = fma(scale * x[m].unit, sum, acc[m][p]);
+        acc[m][v] = fma(scale * x[m].unit, sum, acc[m][v]);
       else
-        acc[m][p] = fma(broadcast(x[m].unit), sum, acc[m][p]);
+        acc[m][v] = fma(broadcast(x[m].unit), sum, acc[m][v]);
     }
   }
 }
@@ -303,7 +301,7 @@ MMB_DOTS [[gnu::noinline]] void dot_tile(const float* packed, const PanelGroup<T
   const Ahead ahead = places;
   constexpr int64_t kLines = kPanel / kColumns<T>;
   const auto* x = reinterpret_cast<const Digits*>(packed);
-  Vec acc[MR][NP] = {};
+  Vec acc[MR][NP * kVecsPerPanel] = {};
   int64_t i = 0;
   for (; i + kLines <= lines; i += kLines, x += MR) {
     const char* place = i < ahead.turn ? ahead.place + i * ahead.step : ahead.then + (i - ahead.turn) * ahead.step;
@@ -320,10 +318,10 @@ MMB_DOTS [[gnu::noinline]] void dot_tile(const float* packed, const PanelGroup<T
   if (i < lines) dot_step(acc, x, w, i, lines - i);
   if constexpr (kTypeOf<T> == DType::int8) {
     MMB_UNROLL
-    for (int p = 0; p < NP; ++p) {
-      const Vec scale = scale_of(w, p, 0, 0);
+    for (int v = 0; v < NP * kVecsPerPanel; ++v) {
+      const Vec scale = scale_of(w, v / kVecsPerPanel, v % kVecsPerPanel, 0);
       MMB_UNROLL
-      for (int m = 0; m < MR; ++m) acc[m][p] *= scale;
+      for (int m = 0; m < MR; ++m) acc[m][v] *= scale;
     }
   }
   store_tile(acc, out);
@@ -335,7 +333,7 @@ MMB_OP void tile_of_height(int64_t height, const float* x, const PanelGroup<T>& 
                            const Destination& out, float* wide) {
   if (height == MR) {
     if constexpr (on_dots(kTypeOf<T>, MR))
-      if (has_byte_dots()) return dot_tile<T, MR, NP>(x, w, lines, ahead, out);
+      if (has_dots()) return dot_tile<T, MR, NP>(x, w, lines, ahead, out);
     tile<T, MR, NP, kSource>(x, w, lines, ahead, out, wide);
   } else if constexpr ((MR + 1) * NP * kVecsPerPanel * sums_of(kTypeOf<T>) <= kTileVecs &&
                        (kSource == Source::memory || MR < kTileTokens))
