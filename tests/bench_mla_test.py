@@ -392,8 +392,11 @@ class BenchMla(unittest.TestCase):
         for cache in ("int8", "fp8"):
             # Nothing is compared with a row at another pace, which a loaded machine has.
             line = (rf"With its latents in {cache} \(\d+ bytes a token\) it takes [\d.]+ ms, \d+% of ideal"
-                    r"(!|: [^\n]* than in plain ones)?\.\n")
+                    r"(?:!|: [^\n]* than in plain ones)?; so stored they move outputs by up to ([\d.]+)% of the largest "
+                    r"\(plain ones ([\d.]+)%\)\.\n")
             self.assertRegex(outcome.stderr, line)
+            for percent, kind in zip(re.search(line, outcome.stderr).groups(), (f"/cache:{cache}", "")):
+                self.assertAlmostEqual(float(percent), 100 * storage_err[kind], delta=0.05)
             self.assertIn(f"bf16 weights, {cache} cache", outcome.stderr)
         name = next(name for name in rows if "decode_step" in name and "cache:fp8" in name)
         self.assertEqual(run("list", "--row", name, "--profile", "smoke").stdout, name + "\n")
