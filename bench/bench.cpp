@@ -275,6 +275,12 @@ const Verification& Suite::verify(Row& row) {
   return row.verification.emplace(subject.verify(selection_.seed, row.verify_seconds));
 }
 
+double Suite::storage_err(const Latents& latents) {
+  const auto [found, fresh] = storage_errs_.try_emplace(latents);
+  if (fresh) found->second = latents.row.storage_err(latents.context, selection_.seed);
+  return found->second;
+}
+
 void Suite::time(Row& row, benchmark::State& state) {
   if (interrupted()) return state.SkipWithError(kInterrupted);
   Subject& subject = ready(row);
@@ -336,6 +342,7 @@ void Suite::time(Row& row, benchmark::State& state) {
   state.counters["threads_used"] = count(row.threads);
   state.counters["bound"] = memory_bound(cost, machine);
   state.counters["err"] = row.verification->err;
+  if (row.latents) state.counters["storage_err"] = storage_err(*row.latents);
   // Of the instructions that most of the row's work is for; /3: of which three products make one multiplication.
   const auto most = [&](double flops) { return 2 * flops > cost.flops; };
   const double digits = machine.digit_flops_per_second();

@@ -14,7 +14,9 @@
 
 #include "mmb/accounting.h"
 #include "mmb/compare.h"
+#include "mmb/latent_attention.h"
 #include "mmb/machine.h"
+#include "mmb/mla_decode.h"
 #include "mmb/model.h"
 #include "mmb/moe_experts.h"
 #include "mmb/random.h"
@@ -51,6 +53,13 @@ class Subject {
   virtual double model_seconds(double seconds) const = 0;
 };
 
+// The rows of latents that an op attends to, and how many.
+struct Latents {
+  LatentRow row;
+  int64_t context;
+  auto operator<=>(const Latents&) const = default;
+};
+
 struct Row {
   RowName name;
   Impl impl = Impl::reference;
@@ -63,6 +72,7 @@ struct Row {
   double activation_memory = 0;            // bytes of inputs and outputs
   double verify_seconds = 0.1;             // of the reference
   int64_t tokens = 0;                      // per iteration
+  std::optional<Latents> latents;          // where it attends to such
   std::map<std::string, double> counters;  // those that the shape alone decides
   std::function<std::unique_ptr<Subject>(Arena&)> prepare;
   std::optional<Verification> verification;  // of its first run
@@ -152,6 +162,7 @@ class Suite {
   Subject& ready(Row& row);
   void time(Row& row, benchmark::State& state);
   Arena& arena();
+  double storage_err(const Latents& latents);
 
   Selection selection_;
   int64_t memory_, arena_bytes_;
@@ -163,6 +174,7 @@ class Suite {
   std::map<std::pair<Threads, Impl>, Machine> machines_;         // at the start
   std::vector<Model> models_;                                    // the command line's
   std::map<std::pair<std::string, std::string>, Trace> traces_;  // by file and model
+  std::map<Latents, double> storage_errs_;                       // once for all rows of such
   std::vector<Row> rows_;
   std::set<std::string> names_;
   std::vector<std::pair<std::string, std::string>> skipped_;
@@ -244,6 +256,16 @@ int64_t cached_tokens(const Shape& shape) {
   return 0;
 }
 
+// Of a decode step's attention alone, not of the layers around it; expanded keys and values are no latents.
+template <class Op>
+std::optional<Latents> latents(const typename Op::Shape& shape, DType dtype, std::string_view algo) {
+  if constexpr (std::is_same_v<Op, LatentAttention>)
+    return Latents{{dtype, shape.kv_lora_rank, shape.qk_rope_head_dim}, shape.context};
+  if constexpr (std::is_same_v<Op, MlaDecode>)
+    if (algo != "expanded") return Latents{cached_row(shape, dtype), shape.context};
+  return {};
+}
+
 // Where one iteration's tokens go: of experts, if the shape has any.
 template <class Shape>
 void count_experts(const Shape& shape, std::map<std::string, double>& counters) {
@@ -318,6 +340,7 @@ void Suite::add(const Model& model, const typename Op::Shape& shape, const Choic
           if constexpr (requires { Op::parts(shape, dtype, kernel.algo); })
             row.parts = Op::parts(shape, dtype, kernel.algo);
           row.tokens = detail::tokens<Op>(shape);
+          row.latents = detail::latents<Op>(shape, dtype, kernel.algo);
           if (model.base) row.counters["params_delta"] = static_cast<double>(params_delta(model));
           if (const int64_t cached = detail::cached_tokens(shape))
             row.counters["kv_bytes_per_token"] = row.cost.kv_bytes / static_cast<double>(cached);

@@ -114,6 +114,7 @@ constexpr const char* kUnusualPace =
 struct Decode {
   int64_t context;
   std::optional<Timing> mha, gqa8, mqa, absorbed, expanded;
+  double storage_err;                 // of absorbed
   std::vector<const Result*> scaled;  // absorbed or integer, of latents with scales
 };
 
@@ -133,7 +134,7 @@ std::vector<Decode> decodes(const Rows& rows, const std::string& model) {
                    rows.time("attention_decode", "", model + "~gqa8", key),
                    rows.time("attention_decode", "", model + "~mqa", key),
                    rows.time("mla_decode", "absorbed", model, key), rows.time("mla_decode", "expanded", model, key),
-                   std::move(scaled)});
+                   r->counters.at("storage_err"), std::move(scaled)});
   }
   return all;
 }
@@ -181,7 +182,8 @@ void print_decode(const Rows& rows, const Model& model, const std::vector<Decode
       const Timing t = rows.timing(*r);
       if (!t.usual) out << '!';
       if (t.usual && d.absorbed->usual) out << ": " << words(gain(*d.absorbed, t)) << " than in plain ones";
-      out << ".\n";
+      out << "; so stored they move outputs by up to " << figure(100 * r->counters.at("storage_err"))
+          << "% of the largest (plain ones " << figure(100 * d.storage_err) << "%).\n";
     }
   }
   if (decodes.empty()) return;

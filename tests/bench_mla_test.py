@@ -156,6 +156,14 @@ class BenchMla(unittest.TestCase):
             self.assertAlmostEqual(row["intensity"], row["flops"] / total, delta=1e-9 * row["intensity"], msg=name)
             self.assertGreater(row["roof"], 0, name)
 
+    def test_rows_that_attend_to_latents_say_what_storing_them_costs(self):
+        for row in self.result["benchmarks"]:
+            op, algo, dtype = row["name"].split("/")[:3]
+            reads = op == "latent_attention" or op == "mla_decode" and algo != "expanded"
+            self.assertEqual("storage_err" in row, reads, row["name"])
+            if reads:
+                self.assertEqual(row["storage_err"] > 0, dtype == "bf16", row["name"])  # f32 loses nothing
+
     def test_google_compare_reads_it(self):
         """What tools/compare.py of Google Benchmark takes from a file: gbench/util.py and gbench/report.py."""
         for row in self.result["benchmarks"]:
@@ -359,28 +367,36 @@ class BenchMla(unittest.TestCase):
         outcome = run("run", *arguments, "--out", file)
         self.assertEqual(outcome.returncode, 0, outcome.stderr)
         rows = {row["name"]: row for row in load(file)["benchmarks"]}
+        storage_err = {}
         # A latent of 37 elements and a rope key of 6; scales begin at multiples of 4 bytes.
         for cache, row_bytes in {"": 2 * 43, "/cache:int8": 44 + 2 * 4, "/cache:fp8": 40 + 4 + 2 * 6}.items():
             absorbed, = (row for name, row in rows.items() if f"/q:1/ctx:133{cache}/threads:all" in name
                          and name.startswith("mla_decode/absorbed/"))
             self.assertEqual(absorbed["kv_bytes_per_token"], row_bytes)
+            storage_err[cache] = absorbed["storage_err"]
             steps = [name for name in rows if name.startswith("decode_step/") and "/tiny-mla-moe/" in name]
             self.assertEqual(sum(f"/ctx:133{cache}/layers:" in name for name in steps if "/integer/" not in name), 1, steps)
+        self.assertTrue(0 < storage_err[""] < storage_err["/cache:int8"] < storage_err["/cache:fp8"], storage_err)
+        self.assertEqual({name.split("/")[0] for name, row in rows.items() if "storage_err" in row}, {"mla_decode"})
         self.assertEqual({name.split("/")[1] for name in rows if "/cache:" in name} - {"integer"}, {"absorbed", "composed"})
         # Where the CPU has dot products of bytes, which the default level uses.
         integers = [name for name in rows if "/integer/" in name]
         self.assertIn(len(integers), (0, 4), integers)  # the model and its rivals in the FFN
         for name in integers:
             self.assertIn("/cache:int8/", name)
-            unrounded = "absorbed" if name.startswith("mla_decode/") else "composed"
-            self.assertGreater(rows[name]["err"], rows[name.replace("integer", unrounded)]["err"])
+            unrounded = rows[name.replace("integer", "absorbed" if name.startswith("mla_decode/") else "composed")]
+            self.assertGreater(rows[name]["err"], unrounded["err"])
+            self.assertEqual(rows[name].get("storage_err"), unrounded.get("storage_err"))
             self.assertIn("int8 (dot products of integers) cache", outcome.stderr)
             self.assertRegex(outcome.stderr, r"With its latents in int8, in dot products of integers \(\d+ bytes")
         for cache in ("int8", "fp8"):
             # Nothing is compared with a row at another pace, which a loaded machine has.
             line = (rf"With its latents in {cache} \(\d+ bytes a token\) it takes [\d.]+ ms, \d+% of ideal"
-                    r"(!|: [^\n]* than in plain ones)?\.\n")
+                    r"(?:!|: [^\n]* than in plain ones)?; so stored they move outputs by up to ([\d.]+)% of the largest "
+                    r"\(plain ones ([\d.]+)%\)\.\n")
             self.assertRegex(outcome.stderr, line)
+            for percent, kind in zip(re.search(line, outcome.stderr).groups(), (f"/cache:{cache}", "")):
+                self.assertAlmostEqual(float(percent), 100 * storage_err[kind], delta=0.05)
             self.assertIn(f"bf16 weights, {cache} cache", outcome.stderr)
         name = next(name for name in rows if "decode_step" in name and "cache:fp8" in name)
         self.assertEqual(run("list", "--row", name, "--profile", "smoke").stdout, name + "\n")

@@ -73,6 +73,46 @@ TEST(LatentAttention, RowsAreStoredToHalfAStep) {
   }
 }
 
+// A token alone is its own output: the error is the largest rounding of a latent. In steps of the largest of 512, half a
+// step of int8 is 1 / 254; a bf16 of the largest's size is rounded by up to 1 / 256, or 1 / 512 where it begins a power of
+// two; an fp8 from 256 on by up to 16, of 448.
+TEST(LatentAttention, OneTokensStorageErrorIsHalfAStep) {
+  const auto storage_err = [](DType dtype, uint64_t seed) { return LatentRow{dtype, 512, 64}.storage_err(1, seed); };
+  for (uint64_t seed : {1, 2, 3}) {
+    EXPECT_EQ(storage_err(DType::f32, seed), 0);
+    EXPECT_LE(storage_err(DType::int8, seed), 1.001 / 254);
+    EXPECT_GE(storage_err(DType::int8, seed), 0.95 / 254);
+    EXPECT_LE(storage_err(DType::bf16, seed), 1.001 / 256);
+    EXPECT_GE(storage_err(DType::bf16, seed), 0.85 / 512);
+    EXPECT_LE(storage_err(DType::fp8, seed), 16.01 / 448);
+    EXPECT_GE(storage_err(DType::fp8, seed), 0.85 * 8 / 448);
+  }
+}
+
+// Elements deviate by 1, and their rounding by r: a step over the square root of 12. int8's step is the largest of 512 over
+// 127, or 3.04 / 127; of floats with m bits behind the point, elements a root mean square of 1.47 from the power of two below
+// them, it is 2^-m / 1.47. An output moves by its latents' rounding, and by what moves the scores, which deviate by 2 and so
+// move by 2r: together by sqrt(5) r of an output, but for bf16 rope keys, a ninth of fp8's scores. The largest of both, where
+// few tokens count: within a factor of 1.6.
+TEST(LatentAttention, StorageErrorIsThatOfTheStep) {
+  const double fp8 = 0.125 / 1.47, bf16 = fp8 / 16;
+  for (const auto& [dtype, step, share] :
+       {std::tuple{DType::int8, 3.04 / 127, 1.0}, {DType::bf16, bf16, 1.0}, {DType::fp8, fp8, 8.0 / 9}}) {
+    const LatentRow row{dtype, 512, 64};
+    double mean = 0;
+    for (uint64_t seed : {1, 2, 3, 4}) mean += row.storage_err(300, seed) / 4;
+    const double expected = std::sqrt((1 + 4 * share) / 12) * step;
+    EXPECT_GT(mean, expected / 1.6) << name(dtype);
+    EXPECT_LT(mean, expected * 1.6) << name(dtype);
+  }
+}
+
+TEST(LatentAttention, StorageErrorOfLongContextsIsThatOf1024Tokens) {
+  const LatentRow row{DType::int8, 8, 4};
+  EXPECT_EQ(row.storage_err(int64_t{1} << 40, 7), row.storage_err(1024, 7));
+  EXPECT_NE(row.storage_err(1023, 7), row.storage_err(1024, 7));
+}
+
 // One definition of a token's bytes: the layout's, the accounts', the cost's, and what a Problem takes of memory.
 TEST(LatentAttention, BytesAreTheAccounts) {
   const Model v3 = load_model("DeepSeek-V3");
