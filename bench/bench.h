@@ -94,6 +94,11 @@ class Suite {
   std::vector<int64_t> new_tokens(const ByProfile<int64_t>& values) const {
     return choose(selection_.new_tokens, values);
   }
+  // Of an op's shape: the row's that the command line names, which may be a layer's part.
+  int64_t size(const std::string& key, int64_t usual) const {
+    const auto named = selection_.sizes.find(key);
+    return named == selection_.sizes.end() ? usual : named->second;
+  }
   // The shortest sequence's context in a batch: 0 where all are alike, and uneven ones.
   std::vector<int64_t> shortest(int64_t batch, int64_t new_tokens, int64_t context) const;
 

@@ -229,6 +229,23 @@ TEST(Rows, ARowIsFoundByItsNameWhateverTheProfile) {
   }
 }
 
+TEST(Rows, ALayersOpIsFoundBySizesThatNoProfileTimesByThemselves) {
+  const auto rows = [](const std::string& op, const std::string& key) {
+    const std::string name = op + "/bf16/" + mmb::name(fastest_impl()) + "/DeepSeek-V3~gqa8/" + key + "/threads:all";
+    Selection selection;
+    select_row(selection, name);
+    Suite suite(std::move(selection));
+    suite.add_rows();
+    EXPECT_EQ(suite.rows()[0].name.text(), name);
+    return suite.rows().size();
+  };
+  EXPECT_EQ(rows("linear/panels", "tokens:3/in_features:7/out_features:9"), 1u);
+  EXPECT_EQ(rows("rms_norm/two_pass", "tokens:3/hidden_size:7"), 1u);
+  EXPECT_EQ(rows("rope/half", "tokens:3/heads:7/dims:10"), 1u);
+  for (const char* bad : {"in_features:0/out_features:7", "in_features:7/out_features:-1", "in_features:7"})
+    EXPECT_THROW(rows("linear/panels", std::string("tokens:1/") + bad), Error) << bad;
+}
+
 TEST(Rows, RoutingsAreEverySkewWithEveryOverlapAndTheTraces) {
   const std::filesystem::path file = std::filesystem::path(testing::TempDir()) / "mmb_bench_test_trace.txt";
   std::ofstream(file) << "0 1 2\n3 4 5\n";
