@@ -6,6 +6,7 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <functional>
 #include <map>
@@ -67,6 +68,9 @@ struct Row {
   std::function<std::unique_ptr<Subject>(Arena&)> prepare;
   std::optional<Verification> verification;  // of its first run
 };
+
+// The names that the row of a part may have beside the whole's: of its model, and of the model that a rival comes from.
+std::array<std::string, 2> part_names(const RowName& whole, const Component& part);
 
 // What each profile times of one dimension.
 template <class T>
@@ -154,6 +158,8 @@ class Suite {
   bool selected(const std::string& name) const;
   bool selected(Impl impl) const;
   void push(Row row);
+  // A row of each op of `whole` that has none yet, in profiles long enough.
+  void add_parts(const Model& model, const Row& whole);
   Subject& ready(Row& row);
   void time(Row& row, benchmark::State& state);
   Arena& arena();
@@ -311,6 +317,10 @@ void Suite::add(const Model& model, const typename Op::Shape& shape, const Choic
                       model.name,
                       Op::key(shape),
                       threads == Threads::one ? "1" : "all"};
+          if constexpr (requires { Op::parts(shape, dtype, kernel.algo); }) {
+            row.parts = Op::parts(shape, dtype, kernel.algo);
+            add_parts(model, row);
+          }
           if (!selected(row.name.text())) continue;
           row.impl = kernel.impl;
           if (kernel.note) row.note = kernel.note();
@@ -320,8 +330,6 @@ void Suite::add(const Model& model, const typename Op::Shape& shape, const Choic
           if constexpr (requires { Op::activation_memory(shape); })
             row.activation_memory = Op::activation_memory(shape);
           if constexpr (requires { Op::kVerifySeconds; }) row.verify_seconds = Op::kVerifySeconds;
-          if constexpr (requires { Op::parts(shape, dtype, kernel.algo); })
-            row.parts = Op::parts(shape, dtype, kernel.algo);
           row.tokens = detail::tokens<Op>(shape);
           if (model.base) row.counters["params_delta"] = static_cast<double>(params_delta(model));
           if (const int64_t cached = detail::cached_tokens(shape))

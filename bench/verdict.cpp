@@ -85,8 +85,9 @@ class Rows {
     std::vector<std::pair<std::string, std::vector<double>>> all;
     for (const Result* r : rows_) {
       if (r->name.model == "none") continue;
-      if (all.empty() || all.back().first != r->name.op) all.push_back({r->name.op, {}});
-      all.back().second.push_back(r->counters.at("roof"));
+      auto op = std::ranges::find(all, r->name.op, [](const auto& of) { return of.first; });
+      if (op == all.end()) op = all.insert(op, {r->name.op, {}});
+      op->second.push_back(r->counters.at("roof"));
     }
     return all;
   }
