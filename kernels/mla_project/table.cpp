@@ -28,7 +28,7 @@ MlaProject::Shape MlaProject::shape(const Model& model, int64_t batch, int64_t n
 
 // The context only says where in the cache the latents go.
 std::string MlaProject::key(const Shape& shape) {
-  return "batch:" + std::to_string(shape.batch) + "/q:" + std::to_string(shape.new_tokens) + cache_key(shape.cache);
+  return batch_key(shape.batch, shape.new_tokens) + cache_key(shape.cache);
 }
 
 namespace {
