@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "words.h"
+
 namespace mmb {
 namespace {
 
@@ -83,14 +85,13 @@ std::string account_table(const std::vector<Account>& accounts) {
 }
 
 std::string account_fact(const std::vector<Account>& accounts) {
-  std::string text;
-  for (const Account& a : accounts) {
-    text += (text.empty() ? "" : "; ") + a.model + ":";
+  return joined(accounts, "; ", [](const Account& a) {
+    std::string text = a.model + ":";
     const json object = to_json(a);
     for (const auto& [name, value] : object.items())
       if (value.is_number()) text += " " + name + " " + value.dump();
-  }
-  return text;
+    return text;
+  });
 }
 
 }  // namespace mmb

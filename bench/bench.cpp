@@ -9,6 +9,7 @@
 
 #include "context.h"
 #include "ops.h"
+#include "words.h"
 
 namespace mmb {
 namespace {
@@ -114,12 +115,9 @@ Suite::Suite(Selection selection)
       if (models_[i].name == models_.back().name)
         throw Error("--model: expected models of different names, got two called " + models_[i].name);
   }
-  for (const std::string& op : selection_.ops) {
-    std::string known;
-    for (const Bench& bench : kBenches) known += (known.empty() ? "" : ", ") + std::string(bench.op);
+  for (const std::string& op : selection_.ops)
     if (std::none_of(std::begin(kBenches), std::end(kBenches), [&](const Bench& bench) { return bench.op == op; }))
-      throw Error("--op: expected any of " + known + ", got '" + op + "'");
-  }
+      throw Error("--op: expected any of " + joined(kBenches, ", ", &Bench::op) + ", got '" + op + "'");
 }
 
 std::vector<Threads> Suite::threads(bool headline) const {

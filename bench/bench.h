@@ -6,6 +6,7 @@
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <functional>
 #include <map>
@@ -78,6 +79,9 @@ struct Row {
   std::optional<Verification> verification;  // of its first run
 };
 
+// The names that the row of a part may have beside the whole's: of its model, and of the model that a rival comes from.
+std::array<std::string, 2> part_names(const RowName& whole, const Component& part);
+
 // What each profile times of one dimension.
 template <class T>
 struct ByProfile {
@@ -103,6 +107,11 @@ class Suite {
   std::vector<int64_t> contexts(const ByProfile<int64_t>& values) const { return choose(selection_.contexts, values); }
   std::vector<int64_t> new_tokens(const ByProfile<int64_t>& values) const {
     return choose(selection_.new_tokens, values);
+  }
+  // Of an op's shape: the row's that the command line names, which may be a layer's part.
+  int64_t size(const std::string& key, int64_t usual) const {
+    const auto named = selection_.sizes.find(key);
+    return named == selection_.sizes.end() ? usual : named->second;
   }
   // The shortest sequence's context in a batch: 0 where all are alike, and uneven ones.
   std::vector<int64_t> shortest(int64_t batch, int64_t new_tokens, int64_t context) const;
@@ -159,6 +168,8 @@ class Suite {
   bool selected(const std::string& name) const;
   bool selected(Impl impl) const;
   void push(Row row);
+  // A row of each op of `whole` that has none yet, in profiles long enough.
+  void add_parts(const Model& model, const Row& whole);
   Subject& ready(Row& row);
   void time(Row& row, benchmark::State& state);
   Arena& arena();
@@ -328,6 +339,10 @@ void Suite::add(const Model& model, const typename Op::Shape& shape, const Choic
                       model.name,
                       Op::key(shape),
                       threads == Threads::one ? "1" : "all"};
+          if constexpr (requires { Op::parts(shape, dtype, kernel.algo); }) {
+            row.parts = Op::parts(shape, dtype, kernel.algo);
+            add_parts(model, row);
+          }
           if (!selected(row.name.text())) continue;
           row.impl = kernel.impl;
           if (kernel.note) row.note = kernel.note();
@@ -337,8 +352,6 @@ void Suite::add(const Model& model, const typename Op::Shape& shape, const Choic
           if constexpr (requires { Op::activation_memory(shape); })
             row.activation_memory = Op::activation_memory(shape);
           if constexpr (requires { Op::kVerifySeconds; }) row.verify_seconds = Op::kVerifySeconds;
-          if constexpr (requires { Op::parts(shape, dtype, kernel.algo); })
-            row.parts = Op::parts(shape, dtype, kernel.algo);
           row.tokens = detail::tokens<Op>(shape);
           row.latents = detail::latents<Op>(shape, dtype, kernel.algo);
           if (model.base) row.counters["params_delta"] = static_cast<double>(params_delta(model));

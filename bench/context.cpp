@@ -20,6 +20,7 @@
 #endif
 
 #include "mmb/linear.h"
+#include "words.h"
 
 #if __has_include("mmb_git.h")
 #include "mmb_git.h"
@@ -53,12 +54,6 @@ std::string decimal(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%.5g", value);
   return std::isfinite(value) ? text : kUnknown;
-}
-
-std::string joined(const std::vector<std::string>& items, const char* between) {
-  std::string text;
-  for (const std::string& item : items) text += (text.empty() ? "" : between) + item;
-  return text;
 }
 
 // Google Benchmark 1.7.1 writes control characters and broken UTF-8 as they are.

@@ -71,9 +71,8 @@ OtherMachine load_machine(const std::string& spec, double usd_per_hour) {
     std::set<std::string> known;
     std::error_code missing;
     for (const auto& entry : std::filesystem::directory_iterator(folder(), missing)) known.insert(entry.path().stem());
-    std::string names;
-    for (const std::string& name : known) names += (names.empty() ? "" : ", ") + name;
-    throw Error("--machine: expected a regular file that can be read or any of " + names + ", got '" + spec + "'");
+    throw Error("--machine: expected a regular file that can be read or any of " + joined(known, ", ") + ", got '" +
+                spec + "'");
   }
   std::string content(kMostBytes + 1, '\0');
   in.read(content.data(), static_cast<std::streamsize>(content.size()));

@@ -10,6 +10,7 @@ namespace {
 
 // Inputs and outputs of what is timed.
 std::vector<std::pair<int64_t, int64_t>> products(const Suite& suite, const Model& model) {
+  if (const int64_t in = suite.size("in_features", 0)) return {{in, suite.size("out_features", 0)}};
   const int64_t hidden = model.need(&Model::hidden_size), heads = model.need(&Model::num_attention_heads);
   std::vector<std::pair<int64_t, int64_t>> all = {{heads * model.need(&Model::v_head_dim), hidden}};
   if (model.is_mla() && model.q_lora_rank > 0)

@@ -10,6 +10,7 @@
 #include "elsewhere.h"
 #include "reporter.h"
 #include "verdict.h"
+#include "words.h"
 
 namespace mmb {
 namespace {
@@ -130,9 +131,7 @@ std::string header(const Context& context, const Machine& machine) {
 
 // The rows that are not run, and why.
 std::string skipped_fact(const Suite& suite) {
-  std::string text;
-  for (const auto& [row, reason] : suite.skipped()) text += (text.empty() ? "" : "; ") + row + ": " + reason;
-  return text;
+  return joined(suite.skipped(), "; ", [](const auto& skipped) { return skipped.first + ": " + skipped.second; });
 }
 
 // Every model that the rows name.
@@ -164,13 +163,12 @@ std::string models_fact(const std::vector<Model>& models) {
       {"num_experts_per_tok", &Model::num_experts_per_tok},
       {"shared_expert_intermediate_size", &Model::shared_expert_intermediate_size},
   };
-  std::string text;
-  for (const Model& model : models) {
-    text += (text.empty() ? "" : "; ") + model.name + ":";
+  return joined(models, "; ", [](const Model& model) {
+    std::string text = model.name + ":";
     for (const auto& [field, member] : kFields)
       if (model.*member) text += std::string(" ") + field + " " + std::to_string(model.*member);
-  }
-  return text;
+    return text;
+  });
 }
 
 // Their accounts, at the defaults of `bench_mla account`; of a config without what an account asks for, none.
@@ -336,12 +334,9 @@ std::vector<std::string> take_google_flags(std::vector<std::string>& arguments) 
     }
     const std::string flag = argument.substr(prefix.size(), argument.find('=') - prefix.size());
     if (std::find(std::begin(kPassed), std::end(kPassed), flag) == std::end(kPassed) ||
-        argument.find('=') == std::string::npos) {
-      std::string expected;
-      for (const char* passed : kPassed) expected += (expected.empty() ? "" : ", ") + std::string(passed);
-      throw Error(argument + ": expected --benchmark_FLAG=VALUE, FLAG any of " + expected +
+        argument.find('=') == std::string::npos)
+      throw Error(argument + ": expected --benchmark_FLAG=VALUE, FLAG any of " + joined(kPassed, ", ") +
                   "; rows are chosen by --filter");
-    }
     taken.push_back(argument);
   }
   arguments = left;
@@ -450,13 +445,10 @@ int main(std::vector<std::string> arguments) {
           ->excludes(cache, format, details);
   account_command->add_option("--usd-per-hour", account_flags.usd_per_hour, "what that machine costs")->needs(machine);
 
-  std::string commands;
-  bool known = asks;
-  for (const CLI::App* command : app.get_subcommands(nullptr)) {
-    commands += (commands.empty() ? "" : ", ") + command->get_name();
-    known = known || command->get_name() == arguments[0];
-  }
-  if (!known) throw Error("expected any of the commands " + commands + ", got '" + arguments[0] + "'");
+  const auto commands = app.get_subcommands(nullptr);
+  const auto called = [](const CLI::App* command) { return command->get_name(); };
+  if (!asks && std::ranges::count(commands, arguments[0], called) == 0)
+    throw Error("expected any of the commands " + joined(commands, ", ", called) + ", got '" + arguments[0] + "'");
   try {
     std::reverse(arguments.begin(), arguments.end());  // the order that CLI11 takes a vector in
     app.parse(arguments);

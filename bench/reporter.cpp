@@ -124,17 +124,9 @@ std::optional<double> seconds_of_parts(const Result& whole, const RowsByName& ro
   if (whole.parts.empty() || !whole.error.empty()) return {};
   double sum = 0, ideal = 0;
   for (size_t i = 0; i < whole.parts.size(); ++i) {
-    const Component& part = whole.parts[i];
-    RowName name = whole.name;
-    name.op = part.op;
-    name.algo = part.algo;
-    name.dtype = mmb::name(part.dtype);
-    name.key = part.key;
-    auto found = rows.find(name.text());
-    if (found == rows.end()) {
-      name.model = name.model.substr(0, name.model.find('~'));
-      found = rows.find(name.text());
-    }
+    const auto [own, of_base] = part_names(whole.name, whole.parts[i]);
+    auto found = rows.find(own);
+    if (found == rows.end()) found = rows.find(of_base);
     if (found == rows.end()) return {};
     ideal += whole.ideal_of_parts[i];
     sum += whole.ideal_of_parts[i] / found->second->counters.at("roof");

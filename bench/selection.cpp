@@ -282,6 +282,8 @@ void select_row(Selection& selection, const std::string& name) {
     if (key == "overlap") selection.overlaps = parse_numbers("--row: " + key, value, 1);
     if (key == "cache") selection.caches = parse_caches("--row: " + key, value);
     if (key == "q") selection.new_tokens = parse_counts("--row: " + key, value, 1);
+    if (key == "in_features" || key == "out_features" || key == "hidden_size" || key == "heads" || key == "dims")
+      selection.sizes[key] = parse_counts("--row: " + key, value, 1).front();
   }
 }
 

@@ -1,6 +1,7 @@
 // Selection: what the command line chose to run. What it left open, the profile decides (each <op>_bench.cpp says how).
 #pragma once
 
+#include <map>
 #include <optional>
 #include <regex>
 #include <string>
@@ -27,10 +28,11 @@ struct Selection {
   std::vector<Impl> impls;                    // empty: the fastest level, and in the full profile every fma_peak
   std::vector<Threads> threads;               // empty: all, and one for the headline rows
   std::optional<std::regex> filter;
-  std::string row;          // only the row of this name
-  int64_t memory = 0;       // bytes that the run may use; 0: what the profile says
-  double min_time = 0;      // seconds per row; 0: what the profile says
-  int64_t repetitions = 0;  // 0: what the profile says
+  std::string row;                       // only the row of this name
+  std::map<std::string, int64_t> sizes;  // of that row, where no flag chooses them
+  int64_t memory = 0;                    // bytes that the run may use; 0: what the profile says
+  double min_time = 0;                   // seconds per row; 0: what the profile says
+  int64_t repetitions = 0;               // 0: what the profile says
   uint64_t seed = 1;
 };
 

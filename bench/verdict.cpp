@@ -85,8 +85,9 @@ class Rows {
     std::vector<std::pair<std::string, std::vector<double>>> all;
     for (const Result* r : rows_) {
       if (r->name.model == "none") continue;
-      if (all.empty() || all.back().first != r->name.op) all.push_back({r->name.op, {}});
-      all.back().second.push_back(r->counters.at("roof"));
+      auto op = std::ranges::find(all, r->name.op, [](const auto& of) { return of.first; });
+      if (op == all.end()) op = all.insert(op, {r->name.op, {}});
+      op->second.push_back(r->counters.at("roof"));
     }
     return all;
   }
@@ -278,13 +279,11 @@ void print_experts(const Rows& rows, const Model& model, const std::vector<Exper
     if (comparable(b.active)) out << "; " << words(gain(*b.active, b.moe)) << " than dense of equal active size";
     if (comparable(b.total)) out << "; " << words(gain(*b.total, b.moe)) << " than dense of equal total size";
     out << ".\n";
-    const char* separator = "      ";
-    for (const Result* r : b.skewed) {
-      out << separator << r->name.key.substr(r->name.key.find('/') + 1)
-          << text(": %.0f experts, ", r->counters.at("experts_touched")) << words(gain(b.moe, rows.timing(*r)));
-      separator = "; ";
-    }
-    if (!b.skewed.empty()) out << " than uniform.\n";
+    const auto skewed = [&](const Result* r) {
+      return r->name.key.substr(r->name.key.find('/') + 1) +
+             text(": %.0f experts, ", r->counters.at("experts_touched")) + words(gain(b.moe, rows.timing(*r)));
+    };
+    if (!b.skewed.empty()) out << "      " << joined(b.skewed, "; ", skewed) << " than uniform.\n";
   }
   if (marked) out << kUnusualPace;
 }
@@ -360,14 +359,13 @@ double heads_of_equal_time(const std::vector<std::pair<double, double>>& heads_a
 
 // How close the kernels came to the machine: ratios of rows that are far from it say little about the algorithms.
 void print_roofs(const Rows& rows, std::ostream& out) {
-  out << "Ideal over measured time, from the worst to the best row of each op:";
-  const char* separator = " ";
-  for (const auto& [op, roofs] : rows.roofs()) {
+  const auto range = [](const auto& of_op) {
+    const auto& [op, roofs] = of_op;
     const auto [min, max] = std::minmax_element(roofs.begin(), roofs.end());
-    out << separator << op << text(" %.0f", 100 * *min) << (roofs.size() > 1 ? text("-%.0f", 100 * *max) : "") << "%";
-    separator = ", ";
-  }
-  out << ".\n";
+    return op + text(" %.0f", 100 * *min) + (roofs.size() > 1 ? text("-%.0f", 100 * *max) : "") + "%";
+  };
+  out << "Ideal over measured time, from the worst to the best row of each op: " << joined(rows.roofs(), ", ", range)
+      << ".\n";
 }
 
 // Layers beside the sum of their ops, where the run has a row of each.
@@ -378,14 +376,12 @@ void print_parts(std::span<const Result> results, Impl level, std::ostream& out)
     if (r.name.impl == name(level))
       if (const auto parts = seconds_of_parts(r, by_name)) ratios[r.name.op].push_back(*parts / r.seconds);
   if (ratios.empty()) return;
-  out << "The sum of a layer's ops over the layer:";
-  const char* separator = " ";
-  for (const auto& [op, list] : ratios) {
+  const auto range = [](const auto& of_op) {
+    const auto& [op, list] = of_op;
     const auto [min, max] = std::minmax_element(list.begin(), list.end());
-    out << separator << op << text(" %.2f", *min) << (list.size() > 1 ? text("-%.2f", *max) : "");
-    separator = ", ";
-  }
-  out << ".\n";
+    return op + text(" %.2f", *min) + (list.size() > 1 ? text("-%.2f", *max) : "");
+  };
+  out << "The sum of a layer's ops over the layer: " << joined(ratios, ", ", range) << ".\n";
 }
 
 // The kernels beside other libraries, where the run timed any.

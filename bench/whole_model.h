@@ -1,23 +1,14 @@
-// What the rows of whole models share: as many layers as the memory holds, and the ops that they consist of as rows beside.
+// What the rows of whole models share: as many layers as the memory holds.
 #pragma once
 
 #include "bench.h"
-#include "mmb/attention_decode.h"
-#include "mmb/attention_prefill.h"
 #include "mmb/decode_step.h"
-#include "mmb/linear.h"
-#include "mmb/mla_prefill.h"
-#include "mmb/mla_project.h"
-#include "mmb/rms_norm.h"
 
 namespace mmb {
 
 // The counterfactuals that share a model's FFNs, and those that share its attention.
 std::vector<Model> rivals_in_attention(const Model& model);
 std::vector<Model> rivals_in_ffn(const Model& model);
-
-// Every op of `shape` as a row of its own, in `dtype`; rows that there are already stay as they are.
-void add_parts(Suite& suite, const Model& model, const DecodeStep::Shape& shape, DType dtype);
 
 // Says that a model is not run, of which one layer, and what surrounds the layers, take so many bytes.
 void skip_too_large(Suite& suite, const std::string& op, const Model& model, const std::string& key, DType dtype,
@@ -44,9 +35,7 @@ void add_whole_model(Suite& suite, const Model& model, const ShapeOf& shape_of) 
       else
         most = middle - 1;
     }
-    const auto shape = shape_of(layers);
-    suite.add<Op, Reference>(model, shape, {.dtypes = {dtype}});
-    if (suite.profile() == Profile::model) add_parts(suite, model, shape, dtype);
+    suite.add<Op, Reference>(model, shape_of(layers), {.dtypes = {dtype}});
   }
 }
 

@@ -10,8 +10,9 @@ namespace mmb {
 namespace MMB_IMPL {
 namespace {
 
-template <class T>
-MMB_OP void append_row(const float* x, int64_t width, T* row) {
+// The elements of one row in the type of another.
+template <class From, class To>
+MMB_OP void convert_row(const From* x, int64_t width, To* row) {
   int64_t i = 0;
   for (; i + kLanes <= width; i += kLanes) store(row + i, load(x + i));
   if (i < width) store_partial(row + i, load_partial(x + i, width - i), width - i);
@@ -34,7 +35,7 @@ MMB_OP void append(const Sequences& sequences, const float* x, int64_t heads, in
                    int64_t capacity) {
   each_slot(sequences, [&](int64_t n, int64_t b, int64_t slot) {
     for (int64_t h = 0; h < heads; ++h)
-      append_row(x + (n * heads + h) * width, width, cache + ((b * heads + h) * capacity + slot) * width);
+      convert_row(x + (n * heads + h) * width, width, cache + ((b * heads + h) * capacity + slot) * width);
   });
 }
 

@@ -7,7 +7,7 @@ namespace mmb {
 Batch::Batch(int64_t batch, int64_t new_tokens, int64_t context, int64_t shortest) : first_{0} {
   if (shortest == 0) shortest = context;
   MMB_REQUIRE(batch > 0 && new_tokens > 0 && shortest >= new_tokens && context >= shortest,
-              "batch " << batch << ", new tokens " << new_tokens << ", context " << length_key(context, shortest));
+              context_key(batch, new_tokens, context, shortest));
   for (int64_t b = 0; b < batch; ++b) {
     first_.push_back(first_.back() + new_tokens);
     context_.push_back(batch == 1 ? context : shortest + (context - shortest) * b / (batch - 1));
@@ -40,9 +40,19 @@ int64_t Batch::attended() const {
   return pairs;
 }
 
-std::string length_key(int64_t longest, int64_t shortest) {
-  const std::string text = std::to_string(longest);
-  return shortest == 0 || shortest == longest ? text : std::to_string(shortest) + ".." + text;
+std::string batch_key(int64_t batch, int64_t new_tokens) {
+  return "batch:" + std::to_string(batch) + "/q:" + std::to_string(new_tokens);
+}
+
+std::string context_key(int64_t batch, int64_t new_tokens, int64_t context, int64_t shortest) {
+  const bool uneven = shortest != 0 && shortest != context;
+  return batch_key(batch, new_tokens) + "/ctx:" + (uneven ? std::to_string(shortest) + ".." : "") +
+         std::to_string(context);
+}
+
+std::string past_key(int64_t batch, int64_t new_tokens, int64_t context, int64_t shortest) {
+  return batch_key(batch, new_tokens) + "/past:" + (shortest ? std::to_string(shortest - new_tokens) + ".." : "") +
+         std::to_string(context - new_tokens);
 }
 
 }  // namespace mmb

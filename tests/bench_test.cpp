@@ -229,6 +229,64 @@ TEST(Rows, ARowIsFoundByItsNameWhateverTheProfile) {
   }
 }
 
+TEST(Rows, ALayersOpIsFoundBySizesThatNoProfileTimesByThemselves) {
+  const auto rows = [](const std::string& op, const std::string& key) {
+    const std::string name = op + "/bf16/" + mmb::name(fastest_impl()) + "/DeepSeek-V3~gqa8/" + key + "/threads:all";
+    Selection selection;
+    select_row(selection, name);
+    Suite suite(std::move(selection));
+    suite.add_rows();
+    EXPECT_EQ(suite.rows()[0].name.text(), name);
+    return suite.rows().size();
+  };
+  EXPECT_EQ(rows("linear/panels", "tokens:3/in_features:7/out_features:9"), 1u);
+  EXPECT_EQ(rows("rms_norm/two_pass", "tokens:3/hidden_size:7"), 1u);
+  EXPECT_EQ(rows("rope/half", "tokens:3/heads:7/dims:10"), 1u);
+  for (const char* bad : {"in_features:0/out_features:7", "in_features:7/out_features:-1", "in_features:7"})
+    EXPECT_THROW(rows("linear/panels", std::string("tokens:1/") + bad), Error) << bad;
+}
+
+TEST(Rows, LayersOfTheFullProfileHaveTheirOpsBeside) {
+  Selection selection;
+  selection.profile = Profile::full;
+  selection.models = {"DeepSeek-V3", "Qwen3-30B-A3B"};
+  selection.batches = {1, 8};
+  selection.contexts = {1024};
+  selection.dtypes = {DType::bf16, DType::int8};
+  selection.caches = {DType::bf16, DType::int8};
+  selection.memory = int64_t{8} << 30;
+  Suite suite(selection);
+  suite.add_rows();
+  std::set<std::string> names, composites;
+  for (const Row& row : suite.rows()) names.insert(row.name.text());
+  for (const auto& [name, reason] : suite.skipped()) names.insert(name);
+  for (const Row& row : suite.rows())
+    for (const Component& part : row.parts) {
+      composites.insert(row.name.op);
+      const auto [own, of_base] = part_names(row.name, part);
+      EXPECT_TRUE(names.count(own) || names.count(of_base)) << row.name.text() << ": " << own;
+    }
+  for (const char* op : {"attention_layer", "mla_layer", "moe_layer", "decoder_layer"})
+    EXPECT_TRUE(composites.count(op)) << op;
+
+  selection.filter = parse_regex("--filter", "^rope/");
+  Suite filtered(selection);
+  filtered.add_rows();
+  EXPECT_EQ(filtered.rows().size(),
+            static_cast<size_t>(std::ranges::count(suite.rows(), "rope", [](const Row& row) { return row.name.op; })));
+
+  for (const Row& row : suite.rows()) {
+    if (row.name.model != "DeepSeek-V3~gqa8" && row.name.model != "Qwen3-30B-A3B") continue;
+    if (row.name.op != "linear" && row.name.op != "rms_norm" && row.name.op != "rope") continue;
+    Selection of_one;
+    select_row(of_one, row.name.text());
+    Suite one(std::move(of_one));
+    ASSERT_NO_THROW(one.add_rows()) << row.name.text();
+    ASSERT_EQ(one.rows().size(), 1u) << row.name.text();
+    EXPECT_EQ(one.rows()[0].name.text(), row.name.text());
+  }
+}
+
 TEST(Rows, RoutingsAreEverySkewWithEveryOverlapAndTheTraces) {
   const std::filesystem::path file = std::filesystem::path(testing::TempDir()) / "mmb_bench_test_trace.txt";
   std::ofstream(file) << "0 1 2\n3 4 5\n";
@@ -381,6 +439,27 @@ TEST(Rows, NamesHaveEveryPart) {
     }
     EXPECT_TRUE(std::regex_match(name.key, std::regex("([a-z_]+:[^/:]+)(/[a-z_]+:[^/:]+)*"))) << name.text();
   }
+}
+
+// Its key is the same for any number of heads. That of a matrix says all of it, and the model's stands for its rival's.
+TEST(WholeModel, ARivalsAttentionIsARowOfItsOwn) {
+  Selection selection;
+  selection.profile = Profile::model;
+  selection.models = {"Llama-3.1-8B", "Llama-3.1-8B~mha"};
+  selection.dtypes = {DType::int4};
+  selection.batches = {1};
+  selection.contexts = {33};
+  selection.new_tokens = {1};
+  selection.memory = int64_t{4} << 30;
+  Suite suite(selection);
+  suite.add_rows();
+  std::multiset<std::string> rows;
+  for (const Row& row : suite.rows()) rows.insert(row.name.model + ' ' + row.name.op + ' ' + row.name.key);
+  for (const char* model : {"Llama-3.1-8B", "Llama-3.1-8B~mha"})
+    EXPECT_EQ(rows.count(std::string(model) + " attention_decode batch:1/q:1/ctx:33"), 1u) << model;
+  const std::string output = " linear tokens:1/in_features:4096/out_features:4096";
+  EXPECT_EQ(rows.count("Llama-3.1-8B" + output), 1u);
+  EXPECT_EQ(rows.count("Llama-3.1-8B~mha" + output), 0u);
 }
 
 TEST(WholeModel, PartsAddUpAtTheirOwnRoofs) {

@@ -199,8 +199,9 @@ TEST(Batch, CountsWhatCausalAttentionLooksAt) {
   EXPECT_EQ(ramp.view().context[2], 100);
   EXPECT_THROW(Batch(1, 5, 4), Error);
   EXPECT_THROW(Batch(0, 1, 4), Error);
-  EXPECT_EQ(length_key(4096, 512), "512..4096");
-  EXPECT_EQ(length_key(4096, 0), "4096");
+  EXPECT_EQ(context_key(2, 1, 4096, 512), "batch:2/q:1/ctx:512..4096");
+  EXPECT_EQ(context_key(2, 1, 4096), "batch:2/q:1/ctx:4096");
+  EXPECT_EQ(past_key(2, 16, 4112, 16), "batch:2/q:16/past:0..4096");
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 //         the models that have its queries on a dense cache
 #pragma once
 
+#include "mmb/attention.h"
 #include "mmb/kernel.h"
 #include "mmb/layer_problem.h"
 #include "mmb/model.h"
@@ -52,6 +53,7 @@ struct AttentionLayer {
   };
 
   static Shape shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context);
+  static AttentionShape attention(const Shape& shape);  // of its op
   static std::string key(const Shape& shape);
   static std::vector<Component> parts(const Shape& shape, DType dtype, std::string_view algo);  // of its ops
   static Cost cost(const Shape& shape, DType dtype, std::string_view algo);

@@ -2,6 +2,7 @@
 // functions are not counted (their exponentials are, in `exps`).
 #pragma once
 
+#include <any>
 #include <string>
 
 #include "mmb/tensor.h"
@@ -50,7 +51,8 @@ struct Component {
   std::string op, algo;
   DType dtype;
   std::string key;
-  Cost cost;  // of all of them
+  Cost cost;            // of all of them
+  std::any shape = {};  // the op's Shape
 
   bool same_row(const Component& o) const { return op == o.op && algo == o.algo && dtype == o.dtype && key == o.key; }
 };

@@ -159,7 +159,7 @@ int64_t scratch_peak() noexcept;
 // An op of a composite, by its first algo unless it is named.
 template <class Op>
 Component part_of(const typename Op::Shape& shape, DType dtype, std::string_view algo = Op::kernels()[0].algo) {
-  return {Op::name, std::string(algo), dtype, Op::key(shape), Op::cost(shape, dtype, algo)};
+  return {Op::name, std::string(algo), dtype, Op::key(shape), Op::cost(shape, dtype, algo), shape};
 }
 
 // Throws with the condition and the values where a shape cannot be run.

@@ -12,6 +12,8 @@
 
 #include "mmb/kernel.h"
 #include "mmb/layer_problem.h"
+#include "mmb/mla_decode.h"
+#include "mmb/mla_project.h"
 #include "mmb/model.h"
 #include "mmb/sequences.h"
 
@@ -51,6 +53,8 @@ struct MlaLayer {
   };
 
   static Shape shape(const Model& model, int64_t batch, int64_t new_tokens, int64_t context, DType cache = DType::bf16);
+  static MlaProject::Shape projection(const Shape& shape);  // of its ops
+  static MlaDecode::Shape attention(const Shape& shape);
   static std::string key(const Shape& shape);
   static std::vector<Component> parts(const Shape& shape, DType dtype,
                                       std::string_view algo);  // of its ops, one by one

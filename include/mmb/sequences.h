@@ -38,7 +38,10 @@ class Batch {
   std::vector<int64_t> first_, context_;
 };
 
-// "4096", or "512..4096" for uneven lengths.
-std::string length_key(int64_t longest, int64_t shortest);
+// As rows say it: "batch:8/q:1"; with what sequences attend to, "batch:8/q:1/ctx:4096" (uneven lengths: ctx:512..4096); with
+// what was cached before, "batch:8/q:1/past:4095".
+std::string batch_key(int64_t batch, int64_t new_tokens);
+std::string context_key(int64_t batch, int64_t new_tokens, int64_t context, int64_t shortest = 0);
+std::string past_key(int64_t batch, int64_t new_tokens, int64_t context, int64_t shortest = 0);
 
 }  // namespace mmb

@@ -11,7 +11,7 @@ std::span<const Kernel<AttentionDecode>> AttentionDecode::kernels() {
 }
 
 std::string AttentionDecode::key(const Shape& shape) {
-  return "batch:" + std::to_string(shape.batch) + "/q:1/ctx:" + length_key(shape.context, shape.shortest);
+  return context_key(shape.batch, shape.new_tokens, shape.context, shape.shortest);
 }
 
 Cost AttentionDecode::cost(const Shape& shape, DType dtype, std::string_view) {

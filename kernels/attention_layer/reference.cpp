@@ -68,10 +68,8 @@ void attention_layer(const AttentionLayer::Shape& shape, const AttentionLayer::A
     norm_and_rotate<S>(shape, args, n, nh, args.q_norm, q.data() + n * nh * dk);
   }
 
-  const AttentionPrefill::Shape attention{shape.batch, shape.new_tokens, shape.context, shape.shortest, nh, nkv, dk,
-                                          dv};
   attention_prefill<S>(
-      attention,
+      AttentionLayer::attention(shape),
       {sequences, q.data(), args.k_cache, args.v_cache, args.cache_dtype, args.capacity, args.scale, context.data()},
       {tokens.begin * nh, tokens.end * nh});
   for (int64_t n = tokens.begin; n < tokens.end; ++n) {

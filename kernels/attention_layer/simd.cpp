@@ -60,7 +60,7 @@ void attention_layer(const AttentionLayer::Shape& shape, const AttentionLayer::A
     append(sequences, k, nkv, dk, args.k_cache, args.cache_dtype, args.capacity);
     append(sequences, v, nkv, dv, args.v_cache, args.cache_dtype, args.capacity);
     barrier();
-    attention_decode({shape.batch, shape.new_tokens, shape.context, shape.shortest, nh, nkv, dk, dv},
+    attention_decode(AttentionLayer::attention(shape),
                      {sequences, q, args.k_cache, args.v_cache, args.cache_dtype, args.capacity, args.scale, context});
     linear({N, nh * dv, H}, {context, args.o, args.y});
     if (shape.output_bias) add_bias(N, H, args.o_bias, args.y);

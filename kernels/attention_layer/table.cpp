@@ -9,11 +9,6 @@
 namespace mmb {
 namespace {
 
-AttentionDecode::Shape attention_shape(const AttentionLayer::Shape& s) {
-  return {s.batch,       s.new_tokens, s.context, s.shortest, s.num_attention_heads, s.num_key_value_heads,
-          s.qk_head_dim, s.v_head_dim};
-}
-
 const AttentionLayer::Shape& checked(const AttentionLayer::Shape& s) {
   MMB_REQUIRE(s.hidden_size > 0 && s.q_lora_rank >= 0,
               "attention_layer: hidden_size " << s.hidden_size << ", q_lora_rank " << s.q_lora_rank);
@@ -57,9 +52,13 @@ AttentionLayer::Shape AttentionLayer::shape(const Model& model, int64_t batch, i
           .qk_norm = model.qk_norm};
 }
 
+AttentionShape AttentionLayer::attention(const Shape& s) {
+  return {s.batch,       s.new_tokens, s.context, s.shortest, s.num_attention_heads, s.num_key_value_heads,
+          s.qk_head_dim, s.v_head_dim};
+}
+
 std::string AttentionLayer::key(const Shape& shape) {
-  const AttentionDecode::Shape attention = attention_shape(shape);
-  return shape.new_tokens == 1 ? AttentionDecode::key(attention) : AttentionPrefill::key(attention);
+  return shape.new_tokens == 1 ? AttentionDecode::key(attention(shape)) : AttentionPrefill::key(attention(shape));
 }
 
 std::vector<Component> AttentionLayer::parts(const Shape& shape, DType dtype, std::string_view) {
@@ -83,9 +82,8 @@ std::vector<Component> AttentionLayer::parts(const Shape& shape, DType dtype, st
   }
   parts.push_back(rope(nh));
   parts.push_back(rope(nkv));
-  const AttentionDecode::Shape attention = attention_shape(shape);
-  parts.push_back(shape.new_tokens == 1 ? part_of<AttentionDecode>(attention, cache_type(dtype))
-                                        : part_of<AttentionPrefill>(attention, cache_type(dtype)));
+  parts.push_back(shape.new_tokens == 1 ? part_of<AttentionDecode>(attention(shape), cache_type(dtype))
+                                        : part_of<AttentionPrefill>(attention(shape), cache_type(dtype)));
   parts.push_back(linear(nh * dv, H));
   return parts;
 }

@@ -12,10 +12,7 @@ std::span<const Kernel<AttentionPrefill>> AttentionPrefill::kernels() {
 }
 
 std::string AttentionPrefill::key(const Shape& shape) {
-  const int64_t n = shape.new_tokens;
-  const std::string shortest = shape.shortest ? std::to_string(shape.shortest - n) + ".." : "";
-  return "batch:" + std::to_string(shape.batch) + "/q:" + std::to_string(n) + "/past:" + shortest +
-         std::to_string(shape.context - n);
+  return past_key(shape.batch, shape.new_tokens, shape.context, shape.shortest);
 }
 
 Cost AttentionPrefill::cost(const Shape& shape, DType dtype, std::string_view) {

@@ -2,8 +2,7 @@
 // between them.
 #include "mmb/decode_step.h"
 
-#include "../simd.h"
-#include "../team.h"
+#include "../append.h"
 #include "mmb/linear.h"
 #include "mmb/rms_norm.h"
 
@@ -14,13 +13,7 @@ namespace {
 template <class T>
 MMB_OP void embed(const int32_t* tokens, const T* table, int64_t N, int64_t H, float* h) {
   const Share own = share(N);
-  for (int64_t n = own.begin; n < own.end; ++n) {
-    const T* row = table + tokens[n] * H;
-    float* out = h + n * H;
-    int64_t i = 0;
-    for (; i + kLanes <= H; i += kLanes) store(out + i, load(row + i));
-    if (i < H) store_partial(out + i, load_partial(row + i, H - i), H - i);
-  }
+  for (int64_t n = own.begin; n < own.end; ++n) convert_row(table + tokens[n] * H, H, h + n * H);
 }
 
 }  // namespace

@@ -79,8 +79,8 @@ std::string DecodeStep::layers_key(const Shape& shape) {
 }
 
 std::string DecodeStep::key(const Shape& shape) {
-  return "batch:" + std::to_string(shape.batch) + "/q:" + std::to_string(shape.new_tokens) +
-         "/ctx:" + std::to_string(shape.context) + cache_key(shape.layers.front().mla_layer.cache) + layers_key(shape);
+  return context_key(shape.batch, shape.new_tokens, shape.context) + cache_key(shape.layers.front().mla_layer.cache) +
+         layers_key(shape);
 }
 
 std::vector<Component> DecodeStep::parts(const Shape& shape, DType dtype, std::string_view algo) {

@@ -98,8 +98,7 @@ LatentRow row_of(const LatentAttention::Shape& shape, DType dtype) {
 }  // namespace
 
 std::string LatentAttention::key(const Shape& shape) {
-  return "batch:" + std::to_string(shape.batch) + "/q:" + std::to_string(shape.new_tokens) +
-         "/ctx:" + length_key(shape.context, shape.shortest);
+  return context_key(shape.batch, shape.new_tokens, shape.context, shape.shortest);
 }
 
 Cost LatentAttention::cost(const Shape& shape, DType dtype, std::string_view algo) {

@@ -37,8 +37,7 @@ MlaDecode::Shape MlaDecode::shape(const Model& model, int64_t batch, int64_t new
 }
 
 std::string MlaDecode::key(const Shape& shape) {
-  return "batch:" + std::to_string(shape.batch) + "/q:" + std::to_string(shape.new_tokens) +
-         "/ctx:" + length_key(shape.context, shape.shortest) + cache_key(shape.cache);
+  return context_key(shape.batch, shape.new_tokens, shape.context, shape.shortest) + cache_key(shape.cache);
 }
 
 Cost MlaDecode::cost(const Shape& shape, DType dtype, std::string_view algo) {

@@ -3,7 +3,6 @@
 #include "mmb/linear.h"
 #include "mmb/mla_layer.h"
 #include "mmb/mla_prefill.h"
-#include "mmb/mla_project.h"
 
 namespace mmb::reference {
 namespace {
@@ -14,9 +13,6 @@ void compose(const MlaLayer::Shape& shape, const MlaLayer::Args& args, Range tok
   const int64_t N = sequences.tokens(), H = shape.hidden_size, nh = shape.num_attention_heads,
                 dk = shape.qk_nope_head_dim + shape.qk_rope_head_dim, dv = shape.v_head_dim;
   Buffer<float> q(N * nh * dk), context(N * nh * dv);
-  const MlaProject::Shape projection{
-      shape.batch,       shape.new_tokens,   shape.context,          shape.hidden_size,      nh,
-      shape.q_lora_rank, shape.kv_lora_rank, shape.qk_nope_head_dim, shape.qk_rope_head_dim, shape.cache};
   const MlaProject::Args project{sequences,
                                  args.x,
                                  args.positions,
@@ -33,17 +29,16 @@ void compose(const MlaLayer::Shape& shape, const MlaLayer::Args& args, Range tok
                                  args.cache_dtype,
                                  args.capacity};
   // The tokens of the range attend to the new tokens before them too; of those only the latents are needed.
-  MlaProject::Shape latents = projection;
+  MlaProject::Shape latents = MlaLayer::projection(shape);
   latents.num_attention_heads = latents.q_lora_rank = 0;
   MlaProject::Args append = project;
   append.q_b = {nullptr, args.q_b.dtype, false, 0, H};
   int64_t b = 0;
   while (tokens.begin >= sequences.first[b + 1]) ++b;
   mla_project<S>(latents, append, {sequences.first[b], tokens.begin});
-  mla_project<S>(projection, project, tokens);
+  mla_project<S>(MlaLayer::projection(shape), project, tokens);
 
-  attend(MlaPrefill::Shape{shape.batch, shape.new_tokens, shape.context, shape.shortest, nh, shape.kv_lora_rank,
-                           shape.qk_nope_head_dim, shape.qk_rope_head_dim, dv, shape.cache},
+  attend(MlaLayer::attention(shape),
          MlaPrefill::Args{sequences, q.data(), args.cache, nullptr, nullptr, args.cache_dtype, args.capacity, args.w_uk,
                           args.w_uv, args.scale, context.data()},
          Range{tokens.begin * nh, tokens.end * nh});

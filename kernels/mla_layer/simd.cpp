@@ -4,7 +4,6 @@
 #include "../team.h"
 #include "mmb/linear.h"
 #include "mmb/mla_prefill.h"
-#include "mmb/mla_project.h"
 
 namespace mmb::MMB_IMPL {
 namespace {
@@ -18,14 +17,11 @@ template <class Attend>
     Scratch scratch;
     auto* q = scratch.shared<float>(N * nh * dk);
     auto* context = scratch.shared<float>(N * nh * dv);
-    mla_project({shape.batch, shape.new_tokens, shape.context, H, nh, shape.q_lora_rank, shape.kv_lora_rank,
-                 shape.qk_nope_head_dim, shape.qk_rope_head_dim},
+    mla_project(MlaLayer::projection(shape),
                 {sequences, args.x, args.positions, args.q_a, args.q_b, args.q_a_norm, args.kv_a, args.kv_a_norm,
                  args.eps, args.inv_freq, args.attention_factor, q, args.cache, args.cache_dtype, args.capacity});
-    attend({shape.batch, shape.new_tokens, shape.context, shape.shortest, nh, shape.kv_lora_rank,
-            shape.qk_nope_head_dim, shape.qk_rope_head_dim, dv},
-           {sequences, q, args.cache, nullptr, nullptr, args.cache_dtype, args.capacity, args.w_uk, args.w_uv,
-            args.scale, context, args.integer});
+    attend(MlaLayer::attention(shape), {sequences, q, args.cache, nullptr, nullptr, args.cache_dtype, args.capacity,
+                                        args.w_uk, args.w_uv, args.scale, context, args.integer});
     linear({N, nh * dv, H}, {context, args.o, args.y});
   });
 }

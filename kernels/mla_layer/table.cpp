@@ -3,16 +3,10 @@
 #include "mmb/linear.h"
 #include "mmb/mla_layer.h"
 #include "mmb/mla_prefill.h"
-#include "mmb/mla_project.h"
 #include "mmb/random.h"
 
 namespace mmb {
 namespace {
-
-MlaDecode::Shape attention_shape(const MlaLayer::Shape& s) {
-  return {s.batch,        s.new_tokens,       s.context,          s.shortest,   s.num_attention_heads,
-          s.kv_lora_rank, s.qk_nope_head_dim, s.qk_rope_head_dim, s.v_head_dim, s.cache};
-}
 
 // Where the two parts of a row are rounded in steps of their own, those of the latent are the larger.
 double rounding_of_cache(const LatentRow& row) {
@@ -59,20 +53,26 @@ MlaLayer::Shape MlaLayer::shape(const Model& model, int64_t batch, int64_t new_t
           .cache = cache};
 }
 
+MlaProject::Shape MlaLayer::projection(const Shape& s) {
+  return {s.batch,       s.new_tokens,   s.context,          s.hidden_size,      s.num_attention_heads,
+          s.q_lora_rank, s.kv_lora_rank, s.qk_nope_head_dim, s.qk_rope_head_dim, s.cache};
+}
+
+MlaDecode::Shape MlaLayer::attention(const Shape& s) {
+  return {s.batch,        s.new_tokens,       s.context,          s.shortest,   s.num_attention_heads,
+          s.kv_lora_rank, s.qk_nope_head_dim, s.qk_rope_head_dim, s.v_head_dim, s.cache};
+}
+
 std::string MlaLayer::key(const Shape& shape) {
-  return shape.new_tokens == 1 ? MlaDecode::key(attention_shape(shape)) : MlaPrefill::key(attention_shape(shape));
+  return shape.new_tokens == 1 ? MlaDecode::key(attention(shape)) : MlaPrefill::key(attention(shape));
 }
 
 std::vector<Component> MlaLayer::parts(const Shape& shape, DType dtype, std::string_view algo) {
-  const MlaDecode::Shape attention = attention_shape(shape);
-  Component project = part_of<MlaProject>(
-      {shape.batch, shape.new_tokens, shape.context, shape.hidden_size, shape.num_attention_heads, shape.q_lora_rank,
-       shape.kv_lora_rank, shape.qk_nope_head_dim, shape.qk_rope_head_dim, shape.cache},
-      dtype);
+  Component project = part_of<MlaProject>(projection(shape), dtype);
   project.cost.kv_bytes = 0;  // the rows that it appends are among those that attention reads
   return {project,
-          shape.new_tokens == 1 ? part_of<MlaDecode>(attention, dtype, algo == "expanded" ? "reexpanded" : algo)
-                                : part_of<MlaPrefill>(attention, dtype, algo),
+          shape.new_tokens == 1 ? part_of<MlaDecode>(attention(shape), dtype, algo == "expanded" ? "reexpanded" : algo)
+                                : part_of<MlaPrefill>(attention(shape), dtype, algo),
           part_of<Linear>({units(shape), shape.num_attention_heads * shape.v_head_dim, shape.hidden_size}, dtype)};
 }
 

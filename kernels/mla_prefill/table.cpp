@@ -28,10 +28,7 @@ MlaPrefill::Shape MlaPrefill::shape(const Model& model, int64_t batch, int64_t n
 }
 
 std::string MlaPrefill::key(const Shape& shape) {
-  const int64_t n = shape.new_tokens;
-  const std::string shortest = shape.shortest ? std::to_string(shape.shortest - n) + ".." : "";
-  return "batch:" + std::to_string(shape.batch) + "/q:" + std::to_string(n) + "/past:" + shortest +
-         std::to_string(shape.context - n) + cache_key(shape.cache);
+  return past_key(shape.batch, shape.new_tokens, shape.context, shape.shortest) + cache_key(shape.cache);
 }
 
 Cost MlaPrefill::cost(const Shape& shape, DType dtype, std::string_view algo) {

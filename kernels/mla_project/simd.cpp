@@ -20,8 +20,8 @@ template <class T>
 MMB_OP void append_tokens(const MlaProject::Args& args, const float* latent, const float* kv, int64_t R, int64_t D) {
   each_slot(args.sequences, [&](int64_t n, int64_t b, int64_t slot) {
     T* row = static_cast<T*>(args.cache) + (b * args.capacity + slot) * (R + D);
-    append_row(latent + n * R, R, row);
-    append_row(kv + n * (R + D) + R, D, row + R);
+    convert_row(latent + n * R, R, row);
+    convert_row(kv + n * (R + D) + R, D, row + R);
   });
 }
 
@@ -29,7 +29,7 @@ MMB_OP void append_tokens(const MlaProject::Args& args, const float* latent, con
 MMB_OP void append_scaled(const MlaProject::Args& args, const float* latent, float* kv, int64_t R, int64_t D) {
   const LatentRow row{args.cache_dtype, R, D};
   each_slot(args.sequences, [&](int64_t n, int64_t b, int64_t slot) {
-    append_row(latent + n * R, R, kv + n * (R + D));
+    convert_row(latent + n * R, R, kv + n * (R + D));
     row.store(kv + n * (R + D), static_cast<char*>(args.cache) + (b * args.capacity + slot) * row.bytes());
   });
 }
@@ -67,7 +67,7 @@ void mla_project(const MlaProject::Shape& shape, const MlaProject::Args& args) n
     rotate(args.q + dn, nh, nh * (dn + D), dn + D);
 
     const Share tokens = share(N);
-    for (int64_t n = tokens.begin; n < tokens.end; ++n) append_row(kv + n * (R + D), R, latent + n * R);
+    for (int64_t n = tokens.begin; n < tokens.end; ++n) convert_row(kv + n * (R + D), R, latent + n * R);
     barrier();
     rms_norm({N, R}, {latent, args.kv_a_norm, args.eps, latent});
     rotate(kv + R, 1, R + D, 0);

@@ -1,5 +1,6 @@
 #include "../reference.h"
 #include "mmb/compare.h"
+#include "mmb/layer_problem.h"
 #include "mmb/mla_project.h"
 #include "mmb/random.h"
 
@@ -28,7 +29,7 @@ MlaProject::Shape MlaProject::shape(const Model& model, int64_t batch, int64_t n
 
 // The context only says where in the cache the latents go.
 std::string MlaProject::key(const Shape& shape) {
-  return "batch:" + std::to_string(shape.batch) + "/q:" + std::to_string(shape.new_tokens) + cache_key(shape.cache);
+  return batch_key(shape.batch, shape.new_tokens) + cache_key(shape.cache);
 }
 
 namespace {
@@ -69,7 +70,7 @@ MlaProject::Problem::Problem(const Shape& shape, DType dtype, std::string_view, 
       name << ": hidden_size " << shape.hidden_size << ", num_attention_heads " << shape.num_attention_heads
            << ", q_lora_rank " << shape.q_lora_rank << ", kv_lora_rank " << shape.kv_lora_rank << ", qk_nope_head_dim "
            << shape.qk_nope_head_dim << ", qk_rope_head_dim " << shape.qk_rope_head_dim);
-  const int64_t N = batch_.tokens(), D = shape.qk_rope_head_dim;
+  const int64_t N = batch_.tokens();
   const auto normal = [&](int64_t count, uint64_t offset) {
     Buffer<float> buffer(count);
     fill_normal(buffer, seed + offset);
@@ -82,11 +83,8 @@ MlaProject::Problem::Problem(const Shape& shape, DType dtype, std::string_view, 
   expected_q_ = Buffer<float>(q_.size());
   cache_ = Buffer<uint8_t>(shape.batch * shape.context * cached_row(shape, dtype).bytes());
   expected_cache_ = Buffer<uint8_t>(cache_.size());
-  positions_ = Buffer<int64_t>(N);
-  for (int64_t n = 0; n < N; ++n) positions_[n] = shape.context - shape.new_tokens + n % shape.new_tokens;
-  inv_freq_ = Buffer<double>(D / 2);
-  for (int64_t i = 0; i < D / 2; ++i)
-    inv_freq_[i] = std::pow(10000, -2 * static_cast<double>(i) / static_cast<double>(D));
+  positions_ = positions_of(batch_.view());
+  inv_freq_ = plain_inv_freq(shape.qk_rope_head_dim);
 
   const auto matrix = [&](int64_t rows, int64_t cols) { return Matrix{nullptr, dtype, false, rows, cols}; };
   args_ = {.sequences = batch_.view(),

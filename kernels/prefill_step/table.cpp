@@ -19,8 +19,7 @@ PrefillStep::Shape PrefillStep::shape(const Model& model, int64_t layers, int64_
 }
 
 std::string PrefillStep::key(const Shape& shape) {
-  return "batch:" + std::to_string(shape.batch) + "/q:" + std::to_string(shape.new_tokens) +
-         "/past:" + std::to_string(shape.context - shape.new_tokens) + DecodeStep::layers_key(shape);
+  return past_key(shape.batch, shape.new_tokens, shape.context) + DecodeStep::layers_key(shape);
 }
 
 }  // namespace mmb

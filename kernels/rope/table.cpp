@@ -1,4 +1,5 @@
 #include "../reference.h"
+#include "mmb/layer_problem.h"
 #include "mmb/random.h"
 #include "mmb/rope.h"
 
@@ -33,14 +34,12 @@ Rope::Problem::Problem(const Shape& shape, DType, std::string_view algo, Arena&,
       y_(x_.size()),
       expected_(x_.size()),
       positions_(shape.tokens),
-      inv_freq_(shape.dims / 2) {
+      inv_freq_(plain_inv_freq(shape.dims)) {
   MMB_REQUIRE(shape.tokens > 0 && shape.heads > 0 && shape.dims > 0 && shape.dims % 2 == 0, name << ": " << key(shape));
   fill_normal(x_, seed);
   constexpr double kLongest = 163840;  // DeepSeek-V3's max_position_embeddings
   for (int64_t n = 0; n < shape.tokens; ++n)
     positions_[n] = static_cast<int64_t>(kLongest * uniform(seed, static_cast<uint64_t>(n)));
-  for (int64_t i = 0; i < shape.dims / 2; ++i)
-    inv_freq_[i] = std::pow(10000, -2 * static_cast<double>(i) / static_cast<double>(shape.dims));
   args_ = {x_.data(),
            shape.heads * shape.dims,
            shape.dims,
