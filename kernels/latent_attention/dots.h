@@ -2,9 +2,9 @@
 // Bound: their rate, four times that of f32 FMAs.
 // Idea: rows in lanes. Scores: 8 tokens x 3 vectors of rows (AVX2: 4 x 3), four dims of a token broadcast; mix: as many rows x 3
 // vectors of dims, four tokens' weights of a row broadcast.
-// Roof, 4096 tokens of an int8 cache, 2 cores of a Xeon with AMX, November 2026, by the time of one core: 128 heads 0.78, 3.1
-// times as fast as flash on AVX-512 from bf16; 16 heads 0.39, twice as fast. The dots take three quarters of the time at 128
-// heads; softmax and rounding the weights a seventh, laying out blocks a twelfth, which 16 heads share eight times less.
+// Roof, 4096 tokens of an int8 cache, 2 cores of a Xeon without a matrix unit, November 2026: 128 heads 0.71 (AVX2 0.67), 3.2
+// times as fast as flash from bf16; 16 heads 0.37 (0.46), 1.9 (2.5) times. At 128 heads the dots take three quarters of the
+// time; softmax and rounding the weights a seventh, laying out blocks a twelfth, which 16 heads share eight times less.
 #pragma once
 
 #include "integer.h"

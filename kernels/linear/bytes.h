@@ -4,11 +4,11 @@
 // Bound: weights from memory up to 8 tokens (dots), some 90 on a matrix unit; the rate of bytes beyond.
 // Blocking: 8 steps of 64 columns: a tile's digits (24 KB) stay in L1 while the lines of 32 panels (256 KB, in L2) pass by;
 // 8 panels where there is one tile.
-// Roof, V2-Lite's 2048 x 2048, 2 cores of a Xeon (November 2026), of a third of the rate of bytes. Dots: 8 tokens 0.67 (of
-// memory), 16 0.77, 32 0.83, 128 and 512 0.73: 1.2 to 1.7 times as fast as widened for FMAs. What is missing at 8: arithmetic
-// takes as long as memory does, and they overlap in part. On the unit: 0.57, 32 0.37, 128 0.37, 512 0.41: 1.6 to 1.9 times as
-// fast as by way of bf16. What is missing there: loads of tiles, four for three products, and sums that leave the unit every
-// 512 columns.
+// Roof, 2 cores of a Xeon (November 2026), of a third of the rate of bytes. Dots, V3's 7168 to 2048: 8 tokens 0.75 (of memory),
+// 32 and 128 0.84, 512 0.86; AVX2 0.65, 0.75, 0.74, 0.79: 1.2 to 1.7 times as fast as widened for FMAs. What is missing at 8:
+// arithmetic takes as long as memory does, and they overlap in part. On the unit, V2-Lite's 2048 x 2048: 0.57, 32 0.37, 128
+// 0.37, 512 0.41: 1.6 to 1.9 times as fast as by way of bf16. What is missing there: loads of tiles, four for three products,
+// and sums that leave the unit every 512 columns.
 #pragma once
 
 #include "../matmul.h"

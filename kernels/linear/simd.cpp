@@ -9,9 +9,10 @@
 // gains, sums that are added to y after a pass 3 %, and packing 2 %. AVX2 at 8 tokens: two tiles of 4 x 2 vectors have just as
 // many sums as hide an FMA's latency. On the matrix unit: tiles.h.
 // Integer weights take three (int8) or two (int4) instructions to widen beside every FMA of a token, as many as fit into the
-// time of memory. Up to 4 tokens they meet the tokens' digits in dots of bytes as they lie (Digits, matmul.h), in a third or
-// half of the instructions: V3's experts, 1 token, int8 0.94, int4 0.84; on one core 0.94 (0.93 by FMA) and 0.81 (0.60). More
-// tokens meet int8 in products of bytes too: bytes.h. fp8, by FMA: 0.85.
+// time of memory. Up to 4 tokens (AVX2: 3) they meet the tokens' digits in dots of bytes as they lie (Digits, matmul.h), in a
+// third or half of the instructions: V3's experts, 1 token, int8 0.90-0.94, int4 0.82-0.84; AVX2 0.91 and 0.80, 1.3 and 2.2
+// times as fast as by FMA. More tokens meet int8 in products of bytes too: bytes.h. fp8, by FMA: 0.85; AVX2 0.65, of 21
+// instructions for 32 weights.
 // Idea: matmul.h. The tokens are laid out for the tiles once, by the whole team; then each thread streams its own panels.
 // Rounded: the same with activations in bf16, of which a matrix unit needs one product where f32 takes three.
 // Split: panels of outputs, evenly and in order over the threads, so that weights stay with the thread that reads them.
