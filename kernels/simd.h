@@ -411,58 +411,42 @@ MMB_OP ByteBits low_bytes(VecInt v) {
 
 // The first n bytes of a vector, at the most all; the others are zero, and their memory is not touched.
 MMB_OP VecBytes load_bytes(const void* p, int64_t n) {
-  VecBytes v = {};
 #if defined(__AVX512BW__)
   return (VecBytes)_mm512_maskz_loadu_epi8(n >= 64 ? ~0ull : (1ull << n) - 1, p);
 #else
+  VecBytes v = {};
   if (n >= int64_t{sizeof v})
     memcpy(&v, p, sizeof v);
   else if (n > 0)
     memcpy(&v, p, static_cast<size_t>(n));
-#endif
   return v;
+#endif
 }
 
-// Words of W bytes of a and b in turn.
-template <int W, int... I>
-MMB_OP void zip_bytes(Bytes a, Bytes b, Bytes* out, LaneList<I...>) {
-  out[0] = __builtin_shufflevector(a, b, (I / W % 2 * 16 + I / (2 * W) * W + I % W)...);
-  out[1] = __builtin_shufflevector(a, b, (I / W % 2 * 16 + 8 + I / (2 * W) * W + I % W)...);
+// Of every 16 bytes of a and b those from `From` on, W of each in turn, which are 16 again.
+template <int W, int From, int... I>
+MMB_OP VecBytes unpack(VecBytes a, VecBytes b, LaneList<I...>) {
+  return __builtin_shufflevector(a, b, (I / W % 2 * 4 * kLanes + I / 16 * 16 + From + I % 16 / (2 * W) * W + I % W)...);
+}
+// Unpacking stays within 16 bytes: of a vector's fours, every n-th come there first, n being how often it has 16 bytes.
+template <int... I>
+MMB_OP VecBytes spread_fours(VecBytes v, LaneList<I...>) {
+  const auto fours = (VecInt)v;
+  return (VecBytes)__builtin_shufflevector(fours, fours, (I / 4 + I % 4 * (kLanes / 4))...);
 }
 
 // Bytes i * kLanes .. (i + 1) * kLanes - 1 of four vectors, one of each in turn, become vector i.
 MMB_OP void interleave(VecBytes (&v)[4]) {
-#if defined(__AVX512BW__)
-  // Unpacking stays within 16 bytes: what belongs together comes there first.
-  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  __m512i row[4];
+  constexpr std::make_integer_sequence<int, 4 * kLanes> all;
   MMB_UNROLL
-  for (int i = 0; i < 4; ++i) row[i] = _mm512_permutexvar_epi32(order, (__m512i)v[i]);
-  const __m512i ab_low = _mm512_unpacklo_epi8(row[0], row[1]), ab_high = _mm512_unpackhi_epi8(row[0], row[1]),
-                cd_low = _mm512_unpacklo_epi8(row[2], row[3]), cd_high = _mm512_unpackhi_epi8(row[2], row[3]);
-  v[0] = (VecBytes)_mm512_unpacklo_epi16(ab_low, cd_low);
-  v[1] = (VecBytes)_mm512_unpackhi_epi16(ab_low, cd_low);
-  v[2] = (VecBytes)_mm512_unpacklo_epi16(ab_high, cd_high);
-  v[3] = (VecBytes)_mm512_unpackhi_epi16(ab_high, cd_high);
-#elif defined(__AVX2__)
-  const __m256i order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
-  __m256i row[4];
+  for (int i = 0; i < 4; ++i) v[i] = spread_fours(v[i], Lanes());
+  const VecBytes ab[] = {unpack<1, 0>(v[0], v[1], all), unpack<1, 8>(v[0], v[1], all)},
+                 cd[] = {unpack<1, 0>(v[2], v[3], all), unpack<1, 8>(v[2], v[3], all)};
   MMB_UNROLL
-  for (int i = 0; i < 4; ++i) row[i] = _mm256_permutevar8x32_epi32((__m256i)v[i], order);
-  const __m256i ab_low = _mm256_unpacklo_epi8(row[0], row[1]), ab_high = _mm256_unpackhi_epi8(row[0], row[1]),
-                cd_low = _mm256_unpacklo_epi8(row[2], row[3]), cd_high = _mm256_unpackhi_epi8(row[2], row[3]);
-  v[0] = (VecBytes)_mm256_unpacklo_epi16(ab_low, cd_low);
-  v[1] = (VecBytes)_mm256_unpackhi_epi16(ab_low, cd_low);
-  v[2] = (VecBytes)_mm256_unpacklo_epi16(ab_high, cd_high);
-  v[3] = (VecBytes)_mm256_unpackhi_epi16(ab_high, cd_high);
-#else
-  constexpr std::make_integer_sequence<int, 16> all;
-  Bytes ab[2], cd[2];
-  zip_bytes<1>(v[0], v[1], ab, all);
-  zip_bytes<1>(v[2], v[3], cd, all);
-  zip_bytes<2>(ab[0], cd[0], v, all);
-  zip_bytes<2>(ab[1], cd[1], v + 2, all);
-#endif
+  for (int i = 0; i < 2; ++i) {
+    v[2 * i] = unpack<2, 0>(ab[i], cd[i], all);
+    v[2 * i + 1] = unpack<2, 8>(ab[i], cd[i], all);
+  }
 }
 
 // Dots of bytes: every sum is added four products of u8 and s8, without rounding. Some CPUs of a level have them: functions

@@ -1,3 +1,4 @@
+// Dots of bytes, included by the file of every class of them.
 // Bound: the units that add products of bytes in fours (vpdpbusd, usdot): unsigned times signed, sums in int32.
 #pragma once
 
@@ -19,5 +20,10 @@ struct DotInt8 {
 };
 
 }  // namespace
+
+void fma_peak(const FmaPeak::Shape& shape, const FmaPeak::Args& args) noexcept {
+  peak_of<DotInt8>(shape, args);
+}
+
 }  // namespace MMB_IMPL
 }  // namespace mmb

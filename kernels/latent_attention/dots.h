@@ -1,4 +1,4 @@
-// The algo `integer` (integer.h) in dots of bytes between vectors.
+// The algo `integer` (integer.h) in dots of bytes between vectors, included by the file of every level that may have them.
 // Bound: their rate, four times that of f32 FMAs.
 // Idea: rows in lanes. Scores: 8 tokens x 3 vectors of rows (AVX2: 4 x 3), four dims of a token broadcast; mix: as many rows x 3
 // vectors of dims, four tokens' weights of a row broadcast.
@@ -130,5 +130,10 @@ struct Dots {
 };
 
 }  // namespace
+
+void latent_attention_integer(const LatentAttention::Shape& shape, const LatentAttention::Args& args) noexcept {
+  team([&] { attend_integers<Dots>(shape, args); });
+}
+
 }  // namespace MMB_IMPL
 }  // namespace mmb
