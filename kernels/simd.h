@@ -257,6 +257,22 @@ MMB_OP Vec load_f16(const uint16_t* p) {
 #endif
 }
 
+// From here on the compiler does not know where x, a pointer or a stride, came from. It would else index many rows from one
+// pointer, with more offsets than there are registers.
+template <class T>
+MMB_OP void forget_origin(T& x) {
+  __asm__("" : "+r"(x));
+}
+
+// Nor where a vector came from: compilers would load or make it again for every use, where that is what is short.
+MMB_OP void forget_origin([[maybe_unused]] VecBits& v) {
+#if defined(__aarch64__)
+  __asm__("" : "+w"(v));
+#elif defined(__AVX2__)
+  __asm__("" : "+v"(v));
+#endif
+}
+
 // The elements of the scaled types, as a line of a panel has them (tensor.h): E is one of these.
 struct fp8 {
   uint8_t bits;
@@ -290,10 +306,10 @@ MMB_OP void load_columns(const bf16* line, int v, Vec (&columns)[2]) {
   columns[0] = (Vec)(bits << 16);
   columns[1] = (Vec)(bits & 0xffff0000u);
 }
-// 2^-8 of an fp8 that is a normal number, from the upper byte of 32 bits, moved down by 4: sign, 4 bits of exponent and
-// mantissa have their places in an f32 then, to which the upper bits of the exponent are missing.
-MMB_OP Vec normal_fp8(VecBits moved) {
-  return (Vec)((moved & 0x87f00000u) | 0x38000000u);
+// The upper halves of 2^-8 of fp8 that are normal numbers, from the upper byte of every 16 bits, moved down by 4: sign, 4 bits
+// of exponent and mantissa have their places in an f32 then, to which the upper bits of the exponent are missing.
+MMB_OP VecBits normal_fp8(VecBits moved) {
+  return (moved & 0x87f087f0u) | 0x38003800u;
 }
 // 2^-8 of any fp8, from the upper byte of 16 bits: an f16 has exponent and mantissa one bit further down.
 MMB_OP Vec any_fp8(HalfBits upper) {
@@ -340,11 +356,13 @@ MMB_OP void load_normal_columns(const fp8* line, int v, Vec (&columns)[4]) {
   typedef uint16_t Pairs __attribute__((vector_size(4 * kLanes)));
   typedef int16_t PairInts __attribute__((vector_size(4 * kLanes)));
   const auto pairs = (Pairs)column_bytes(line, v);
-  const VecBits even = (VecBits)((PairInts)(pairs << 8) >> 4), odd = (VecBits)((PairInts)pairs >> 4);
-  columns[0] = normal_fp8(even << 16);
-  columns[1] = normal_fp8(odd << 16);
-  columns[2] = normal_fp8(even);
-  columns[3] = normal_fp8(odd);
+  VecBits even = normal_fp8((VecBits)((PairInts)(pairs << 8) >> 4)), odd = normal_fp8((VecBits)((PairInts)pairs >> 4));
+  forget_origin(even);  // both columns at once
+  forget_origin(odd);
+  columns[0] = (Vec)(even << 16);
+  columns[1] = (Vec)(odd << 16);
+  columns[2] = (Vec)(even & 0xffff0000u);
+  columns[3] = (Vec)(odd & 0xffff0000u);
 }
 MMB_OP void load_columns(const fp8* line, int v, Vec (&columns)[4]) {
   const VecBytes bytes = column_bytes(line, v);
@@ -491,22 +509,6 @@ MMB_DOTS MMB_OP void dot_four(VecInt (&sums)[N], const VecInt (&u8)[N], const vo
   const VecInt four = broadcast_four(s8);
   MMB_UNROLL
   for (int v = 0; v < N; ++v) sums[v] = dot(sums[v], u8[v], four);
-#endif
-}
-
-// From here on the compiler does not know where x, a pointer or a stride, came from. It would else index many rows from one
-// pointer, with more offsets than there are registers.
-template <class T>
-MMB_OP void forget_origin(T& x) {
-  __asm__("" : "+r"(x));
-}
-
-// Nor that a vector came from memory: compilers would load it again for every use, where loads are what is short.
-MMB_OP void forget_origin([[maybe_unused]] VecBits& v) {
-#if defined(__aarch64__)
-  __asm__("" : "+w"(v));
-#elif defined(__AVX2__)
-  __asm__("" : "+v"(v));
 #endif
 }
 

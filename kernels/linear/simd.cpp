@@ -11,7 +11,7 @@
 // Integer weights take three (int8) or two (int4) instructions to widen beside every FMA of a token, as many as fit into the
 // time of memory. Up to 4 tokens (AVX2: 3) they meet the tokens' digits in dots of bytes as they lie (Digits, matmul.h), in a
 // third or half of the instructions: V3's experts, 1 token, int8 0.90-0.94, int4 0.82-0.84; AVX2 0.91 and 0.80, 1.3 and 2.2
-// times as fast as by FMA. More tokens meet int8 in products of bytes too: bytes.h. fp8, by FMA: 0.85; AVX2 0.65, of 21
+// times as fast as by FMA. More tokens meet int8 in products of bytes too: bytes.h. fp8, by FMA: 0.84; AVX2 0.71, of 19
 // instructions for 32 weights.
 // Idea: matmul.h. The tokens are laid out for the tiles once, by the whole team; then each thread streams its own panels.
 // Rounded: the same with activations in bf16, of which a matrix unit needs one product where f32 takes three.
