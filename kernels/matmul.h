@@ -122,6 +122,7 @@ template <class E>
   }
 }
 
+// This CPU has the dots of bytes that kernels of the level use.
 MMB_OP bool has_dots() {
   return kMayHaveDots && has_byte_dots(Impl::MMB_PLAIN_LEVEL);
 }

@@ -76,9 +76,7 @@ MMB_DOTS [[gnu::noinline]] void mix_tile(const uint32_t* weights, const float* a
   for (int64_t i = 0; i < steps; ++i) {
     VecInt value[N];
     MMB_UNROLL
-    for (int v = 0; v < N; ++v) {
-      value[v] = load_ints(value_of[v] + i * 4 * kLine);
-    }
+    for (int v = 0; v < N; ++v) value[v] = load_ints(value_of[v] + i * 4 * kLine);
     MMB_UNROLL
     for (int r = 0; r < kMixRows; ++r) {
       const VecInt four = broadcast_four(weights + r);
@@ -97,18 +95,19 @@ MMB_DOTS [[gnu::noinline]] void mix_tile(const uint32_t* weights, const float* a
   }
 }
 
+// Of `vecs` vectors of rows so many at a time, that none is left over.
+constexpr int evenly(int vecs) {
+  return vecs % 3 == 0 ? 3 : vecs % 2 == 0 ? 2 : 1;
+}
+
 struct Dots {
   static constexpr int kRowTiles = 3;
 
   template <int N>
   MMB_OP void scores(const int8_t* q, int64_t apart, int64_t dims, const uint8_t* keys, int64_t stride,
                      const int32_t* start, int64_t tokens, int32_t* sums, Memory ahead) {
-    constexpr int kAll = N * kLineVecs,
-                  kVecs = kAll % 3 == 0   ? 3
-                          : kAll % 2 == 0 ? 2
-                                          : 1,
-                  kTile = kAccumulators / kVecs;
-    const int64_t tiles = ceil_div(tokens, kTile), all = kAll / kVecs * tiles;
+    constexpr int kVecs = evenly(N * kLineVecs), kTile = kAccumulators / kVecs;
+    const int64_t tiles = ceil_div(tokens, kTile), all = N * kLineVecs / kVecs * tiles;
     for (int64_t i = 0; i < all; ++i) {
       const int64_t token = i % tiles * kTile;
       score_tile<kVecs>(q, apart, i / tiles * kVecs, dims / 4, keys + token * stride, stride, start,
