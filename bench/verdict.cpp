@@ -80,14 +80,14 @@ class Rows {
     return {r.seconds, r.counters.at("roof") * r.seconds, r.counters.at("bound") == 1, pace_.usual(r)};
   }
 
-  // Of each op's rows, in the order of the run.
+  // Of each op's rows, in percent, in the order of the run.
   std::vector<std::pair<std::string, std::vector<double>>> roofs() const {
     std::vector<std::pair<std::string, std::vector<double>>> all;
     for (const Result* r : rows_) {
       if (r->name.model == "none") continue;
       auto op = std::ranges::find(all, r->name.op, [](const auto& of) { return of.first; });
       if (op == all.end()) op = all.insert(op, {r->name.op, {}});
-      op->second.push_back(r->counters.at("roof"));
+      op->second.push_back(100 * r->counters.at("roof"));
     }
     return all;
   }
@@ -357,13 +357,15 @@ double heads_of_equal_time(const std::vector<std::pair<double, double>>& heads_a
   return below->first + (above->first - below->first) * (seconds - below->second) / (above->second - below->second);
 }
 
+// The least and the largest of an op's values, or its one.
+std::string range_of(const std::string& op, const std::vector<double>& values, int decimals) {
+  const auto [min, max] = std::minmax_element(values.begin(), values.end());
+  return op + text(" %.*f", decimals, *min) + (values.size() > 1 ? text("-%.*f", decimals, *max) : "");
+}
+
 // How close the kernels came to the machine: ratios of rows that are far from it say little about the algorithms.
 void print_roofs(const Rows& rows, std::ostream& out) {
-  const auto range = [](const auto& of_op) {
-    const auto& [op, roofs] = of_op;
-    const auto [min, max] = std::minmax_element(roofs.begin(), roofs.end());
-    return op + text(" %.0f", 100 * *min) + (roofs.size() > 1 ? text("-%.0f", 100 * *max) : "") + "%";
-  };
+  const auto range = [](const auto& of_op) { return range_of(of_op.first, of_op.second, 0) + "%"; };
   out << "Ideal over measured time, from the worst to the best row of each op: " << joined(rows.roofs(), ", ", range)
       << ".\n";
 }
@@ -376,11 +378,7 @@ void print_parts(std::span<const Result> results, Impl level, std::ostream& out)
     if (r.name.impl == name(level))
       if (const auto parts = seconds_of_parts(r, by_name)) ratios[r.name.op].push_back(*parts / r.seconds);
   if (ratios.empty()) return;
-  const auto range = [](const auto& of_op) {
-    const auto& [op, list] = of_op;
-    const auto [min, max] = std::minmax_element(list.begin(), list.end());
-    return op + text(" %.2f", *min) + (list.size() > 1 ? text("-%.2f", *max) : "");
-  };
+  const auto range = [](const auto& of_op) { return range_of(of_op.first, of_op.second, 2); };
   out << "The sum of a layer's ops over the layer: " << joined(ratios, ", ", range) << ".\n";
 }
 

@@ -210,8 +210,9 @@ MMB_OP VecInt integers(Vec v, float inverse) {
   return (VecInt)fma(v, broadcast(inverse), broadcast(kToInteger)) - (VecInt)broadcast(kToInteger);
 }
 
+typedef uint8_t PanelBytes __attribute__((vector_size(kPanel)));
 template <int... I>
-MMB_OP Bytes even_then_odd(Bytes v, LaneList<I...>) {
+MMB_OP PanelBytes even_then_odd(PanelBytes v, LaneList<I...>) {
   return __builtin_shufflevector(v, v, (I / 8 * 8 + I % 4 * 2 + I / 4 % 2)...);
 }
 
@@ -250,9 +251,9 @@ template <class E>
       if (weights == DType::int4) {
         MMB_UNROLL
         for (int d = 0; d < 3; ++d) {
-          Bytes digit;
+          PanelBytes digit;
           memcpy(&digit, out.digit[d], sizeof digit);
-          digit = even_then_odd(digit, std::make_integer_sequence<int, 16>());
+          digit = even_then_odd(digit, std::make_integer_sequence<int, kPanel>());
           memcpy(out.digit[d], &digit, sizeof digit);
         }
       }

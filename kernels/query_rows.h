@@ -30,6 +30,31 @@ constexpr int64_t kChunk = 64;     // tokens: cuts within a context are multiple
                                    // partial result costs as much as about 20 tokens
 constexpr float kLowest = -1e30f;  // a score that loses; finite, so that differences are never NaN
 
+// Where N keys are read, `stride` apart: the addresses of every third, the next two being one and two strides on.
+template <class T, int N>
+class Keys {
+ public:
+  MMB_OP Keys(const T* first, int64_t stride) : stride_(stride) {
+    MMB_UNROLL
+    for (int i = 0; i < kThirds; ++i) thirds_[i] = first + 3 * i * stride;
+  }
+  MMB_OP const T* at(int i) const { return thirds_[i / 3] + i % 3 * stride_; }
+  MMB_OP void advance(int64_t elements) {
+    MMB_UNROLL
+    for (int i = 0; i < kThirds; ++i) thirds_[i] += elements;
+  }
+  // In every step: simd.h.
+  MMB_OP void forget_origins() {
+    MMB_UNROLL
+    for (int i = 0; i < kThirds; ++i) forget_origin(thirds_[i]);
+  }
+
+ private:
+  static constexpr int kThirds = static_cast<int>(ceil_div(N, 3));
+  const T* thirds_[kThirds];
+  int64_t stride_;
+};
+
 // A tile size that keeps q and o within 640 KiB: 128 rows of latent attention, 512 of a dense head.
 MMB_OP int64_t tile_rows_for(int64_t dk, int64_t dv) {
   const int64_t fit = (int64_t{640} << 10) / 4 / (dk + dv) / kPanelRows * kPanelRows;

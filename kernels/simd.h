@@ -49,7 +49,6 @@ typedef uint16_t HalfBits __attribute__((vector_size(2 * kLanes)));
 typedef int16_t HalfInt __attribute__((vector_size(2 * kLanes)));
 typedef uint8_t ByteBits __attribute__((vector_size(kLanes)));
 typedef uint8_t VecBytes __attribute__((vector_size(4 * kLanes)));
-typedef uint8_t Bytes __attribute__((vector_size(16)));
 
 constexpr int kVecsPerPanel = static_cast<int>(kPanel) / kLanes;
 

@@ -71,28 +71,24 @@ constexpr bool kIsScaled = sizeof(E) == 1;
 // Panels: s[token][row] for NV vectors of rows, of W that lie side by side (q: [dk][W vectors]), and kAccumulators / NV tokens.
 template <int NV, int W>
 [[gnu::noinline]] void scores(const float* q, int64_t dk, const float* k, int64_t k_stride, float* s, Prefetch ahead) {
-  constexpr int kTokens = kAccumulators / NV, kThirds = (kTokens + 2) / 3;
-  const float* keys[kThirds];  // of every third token; the next two are one and two strides on
-  MMB_UNROLL
-  for (int g = 0; g < kThirds; ++g) keys[g] = k + 3 * g * k_stride;
+  constexpr int kTokens = kAccumulators / NV;
+  Keys<float, kTokens> keys(k, k_stride);
   Vec acc[kTokens][NV] = {};
   MMB_FEW_STEPS
   for (int64_t i = 0; i < dk; ++i) {
     ahead.fetch<1>();
-    MMB_UNROLL
-    for (int g = 0; g < kThirds; ++g) forget_origin(keys[g]);
+    keys.forget_origins();
     Vec row[NV];
     MMB_UNROLL
     for (int v = 0; v < NV; ++v) row[v] = load(q + v * kLanes);
     MMB_UNROLL
     for (int t = 0; t < kTokens; ++t) {
-      const Vec key = broadcast(keys[t / 3][t % 3 * k_stride]);
+      const Vec key = broadcast(*keys.at(t));
       MMB_UNROLL
       for (int v = 0; v < NV; ++v) acc[t][v] = fma(key, row[v], acc[t][v]);
     }
     q += W * kLanes;
-    MMB_UNROLL
-    for (int g = 0; g < kThirds; ++g) ++keys[g];
+    keys.advance(1);
   }
   MMB_UNROLL
   for (int t = 0; t < kTokens; ++t) {

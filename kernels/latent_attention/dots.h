@@ -18,11 +18,9 @@ template <int N>
 MMB_DOTS [[gnu::noinline]] void score_tile(const int8_t* q, int64_t apart, int64_t vec, int64_t steps,
                                            const uint8_t* keys, int64_t stride, const int32_t* start, int32_t* sums,
                                            Prefetch ahead) {
-  constexpr int kTile = kAccumulators / N, kThirds = ceil_div(kTile, 3);
+  constexpr int kTile = kAccumulators / N;
   static_assert(kTokens % kTile == 0);
-  const uint8_t* key[kThirds];  // of every third token; the next two are one and two strides on
-  MMB_UNROLL
-  for (int g = 0; g < kThirds; ++g) key[g] = keys + 3 * g * stride;
+  Keys<uint8_t, kTile> key(keys, stride);
   const int8_t* row_of[N];
   VecInt acc[kTile][N];
   MMB_UNROLL
@@ -34,19 +32,17 @@ MMB_DOTS [[gnu::noinline]] void score_tile(const int8_t* q, int64_t apart, int64
   MMB_FEW_STEPS
   for (int64_t i = 0; i < steps; ++i) {
     ahead.fetch<1>();
-    MMB_UNROLL
-    for (int g = 0; g < kThirds; ++g) forget_origin(key[g]);
+    key.forget_origins();
     VecInt row[N];
     MMB_UNROLL
     for (int v = 0; v < N; ++v) row[v] = load_ints(row_of[v] + i * 4 * kLine);
     MMB_UNROLL
     for (int t = 0; t < kTile; ++t) {
-      const VecInt four = broadcast_four(key[t / 3] + t % 3 * stride);
+      const VecInt four = broadcast_four(key.at(t));
       MMB_UNROLL
       for (int v = 0; v < N; ++v) acc[t][v] = dot(acc[t][v], four, row[v]);
     }
-    MMB_UNROLL
-    for (int g = 0; g < kThirds; ++g) key[g] += 4;
+    key.advance(4);
   }
   MMB_UNROLL
   for (int v = 0; v < N; ++v) {
