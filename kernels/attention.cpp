@@ -53,11 +53,10 @@ AttentionProblem::AttentionProblem(const AttentionShape& shape, DType dtype, std
       q_(batch_.tokens() * shape.num_attention_heads * shape.qk_head_dim),
       out_(batch_.tokens() * shape.num_attention_heads * shape.v_head_dim),
       expected_(out_.size()) {
-  // With this scale, scores have a deviation of 2.
-  fill_normal(q_, seed, 2 / Arena::kRms);
   const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(shape.qk_head_dim)));
   args_ = {batch_.view(), q_.data(), nullptr, nullptr, dtype, shape.context, scale, out_.data()};
-  next();
+  next();                                  // first, since what does not fit ends here
+  fill_normal(q_, seed, 2 / Arena::kRms);  // with this scale, scores have a deviation of 2
 }
 
 void AttentionProblem::next() {

@@ -14,6 +14,7 @@ double uniform(uint64_t seed, uint64_t index) {
 
 void fill_normal(std::span<float> out, uint64_t seed, double deviation) {
   constexpr double kTwoPi = 6.283185307179586;
+#pragma omp parallel for schedule(static)
   for (size_t i = 0; i < out.size(); ++i) {
     const double radius = std::sqrt(-2 * std::log(1 - uniform(seed, 2 * i)));
     out[i] = static_cast<float>(deviation * radius * std::cos(kTwoPi * uniform(seed, 2 * i + 1)));

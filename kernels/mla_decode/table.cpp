@@ -108,7 +108,6 @@ MlaDecode::Problem::Problem(const Shape& shape, DType dtype, std::string_view al
                nope = expanded_ ? latent : latent * Arena::rms(dtype) * std::sqrt(static_cast<double>(R));
   const double score = std::sqrt(nope * nope * static_cast<double>(dn) + rope * rope * static_cast<double>(D));
   const double scale = 1 / std::sqrt(static_cast<double>(dn + D));
-  fill_normal(q_, seed, 2 / (score * scale));  // scores of deviation 2
   const bool integer = algo == "integer", transposed = algo == "absorbed" || integer;
   args_ = {.sequences = batch_.view(),
            .q = q_.data(),
@@ -122,7 +121,8 @@ MlaDecode::Problem::Problem(const Shape& shape, DType dtype, std::string_view al
            .scale = static_cast<float>(scale),
            .out = out_.data(),
            .integer = integer};
-  next();
+  next();                                      // first, since what does not fit ends here
+  fill_normal(q_, seed, 2 / (score * scale));  // scores of deviation 2
 }
 
 void MlaDecode::Problem::next() {
