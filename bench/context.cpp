@@ -100,6 +100,12 @@ int64_t number(const std::string& text) {
 
 // ---- CPUs and caches
 
+// CPUs as the system takes and gives them: a single cpu_set_t ends at 1024.
+struct CpuSet {
+  std::vector<cpu_set_t> sets = std::vector<cpu_set_t>(64);
+  size_t bytes() const { return sets.size() * sizeof(cpu_set_t); }
+};
+
 // The CPUs that this process may run on. Where OpenMP binds threads, it has already put the calling one on a single
 // place: the places are then what is left to the team.
 std::set<int> allowed_cpus() {
@@ -110,14 +116,10 @@ std::set<int> allowed_cpus() {
     cpus.insert(members.begin(), members.end());
   }
   if (!cpus.empty()) return cpus;
-  constexpr int kMost = 1 << 16;  // a plain cpu_set_t ends at 1024
-  cpu_set_t* set = CPU_ALLOC(kMost);
-  const size_t bytes = CPU_ALLOC_SIZE(kMost);
-  CPU_ZERO_S(bytes, set);
-  if (sched_getaffinity(0, bytes, set) == 0)
-    for (int cpu = 0; cpu < kMost; ++cpu)
-      if (CPU_ISSET_S(cpu, bytes, set)) cpus.insert(cpu);
-  CPU_FREE(set);
+  CpuSet set;
+  if (sched_getaffinity(0, set.bytes(), set.sets.data()) == 0)
+    for (size_t cpu = 0; cpu < 8 * set.bytes(); ++cpu)
+      if (CPU_ISSET_S(cpu, set.bytes(), set.sets.data())) cpus.insert(static_cast<int>(cpu));
   return cpus;
 }
 
@@ -322,6 +324,12 @@ int default_threads() {
   if (!environment("OMP_NUM_THREADS").empty()) return omp_get_max_threads();
   const int64_t cores = allowed_cores(), quota = least_in_groups("cpu", cpu_quota);
   return static_cast<int>(quota < 1 ? cores : std::min(cores, quota));
+}
+
+void unbind_thread() {
+  CpuSet set;
+  for (const int cpu : allowed_cpus()) CPU_SET_S(cpu, set.bytes(), set.sets.data());
+  sched_setaffinity(0, set.bytes(), set.sets.data());
 }
 
 std::vector<std::string> run_warnings(int threads) {

@@ -18,6 +18,8 @@ int64_t available_memory_bytes();
 // OMP_NUM_THREADS where it is set, else one for each core that this process may use, within its control group's quota:
 // two hardware threads of one core share its multipliers.
 int default_threads();
+// Lets the calling thread run on all of them, though OpenMP may have bound it before main.
+void unbind_thread();
 
 // What the program itself knows of its run.
 struct RunFacts {

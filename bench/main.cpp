@@ -1,4 +1,5 @@
 // The command line. Exit status: 0 fine, 1 a wrong result, 2 bad input, 128 + signal when interrupted.
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -366,8 +367,11 @@ void set_environment(char** argv) {
     setenv("OMP_PLACES", "cores", 1);
   }
   if (name_core) setenv("OPENBLAS_CORETYPE", core, 1);
-  if (bind || name_core)
+  if (bind || name_core) {
+    unbind_thread();                // or the program would find a single CPU
     execv("/proc/self/exe", argv);  // returns where that is not possible: unbound, which a warning says
+  }
+  prctl(PR_SET_NAME, "bench_mla");  // not exe, as started from there, to those who look for it in top or by pkill
 }
 
 // Where a word is expected, there is one: a variable of a shell may have been unset.

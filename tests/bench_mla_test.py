@@ -337,6 +337,13 @@ class BenchMla(unittest.TestCase):
             absent = run("list", "--profile", "smoke", "--impl", library).returncode == 2
             self.assertEqual(version is None, absent)
 
+    def test_threads_that_are_bound_already_hide_no_cpus(self):
+        file, environment = self.path("bound.json"), {**os.environ, "OMP_PROC_BIND": "close", "OMP_PLACES": "cores"}
+        environment.pop("OPENBLAS_CORETYPE", None)  # for which the program starts itself again
+        outcome = run("run", "--profile", "smoke", "--op", "rope", "--out", file, env=environment)
+        self.assertEqual(outcome.returncode, 0, outcome.stderr)
+        self.assertEqual(load(file)["context"]["mmb.cpus_allowed"], str(len(os.sched_getaffinity(0))))
+
     def test_routings_are_rows(self):
         trace, file = self.path("wiki.txt"), self.path("routings.json")
         lines = [f"{i % 4} {4 + i % 3}, {(i + 1) % 4}" for i in range(34)]
@@ -430,6 +437,7 @@ class BenchMla(unittest.TestCase):
             arguments = [BENCH, "run", "--profile", "smoke", "--min-time", "0.5", "--out", file]
             process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             process.stdout.readline()  # one row is done
+            self.assertEqual(pathlib.Path(f"/proc/{process.pid}/comm").read_text(), "bench_mla\n")  # what pkill looks for
             process.send_signal(number)
             _, errors = process.communicate(timeout=120)
             self.assertEqual(process.returncode, 128 + number, errors)
