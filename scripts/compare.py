@@ -33,7 +33,7 @@ import subprocess
 import sys
 import time
 
-from results import Unusable, standard_output, writing  # first: it finds the libraries
+from results import Unusable, spare, standard_output, writing  # first: it finds the libraries
 from comparison import compare, load_side
 from pages import FORMATS
 
@@ -151,6 +151,7 @@ def write(comparisons, options):
         with standard_output() as out:
             FORMATS[options.format](comparisons, out)
     else:
+        spare([start.path for c in comparisons for side in (c.base, c.new) for start in side.starts], [options.out])
         with writing(f"--out: {options.out}", "a file"), open(options.out, "w", encoding="utf-8") as out:
             FORMATS[options.format](comparisons, out)
 

@@ -357,6 +357,11 @@ def figures_folder(path):
     return pathlib.Path(path).with_name(pathlib.Path(path).stem + "-figures")
 
 
+def words_file(folder):
+    """Of the figures' words and data."""
+    return folder / "figures.json"
+
+
 def write(figures, folder):
     """Every figure as NAME-light.svg, NAME-light.png and the same in dark; their words and data in figures.json. Gives
     {name: the SVG on light paper}."""
@@ -370,7 +375,7 @@ def write(figures, folder):
             pictures[figure.name] = svg  # the last is the one on light paper
     words = [{"name": figure.name, "title": figure.title, "alt": figure.alt, "notes": figure.notes,
               "drawn": figure.drawn, "data": figure.data} for figure in figures]
-    (folder / "figures.json").write_text(json.dumps(words, indent=1) + "\n", encoding="utf-8")
+    words_file(folder).write_text(json.dumps(words, indent=1) + "\n", encoding="utf-8")
     return pictures
 
 
@@ -407,6 +412,7 @@ def main(arguments=None):
             drawn[folder] = [figure_of(name, view) for name in FIGURES if name in only]
         if len(options.files) > 1 and "forest" in only:
             drawn[out] = forests(compared(options.files))
+        results.spare(options.files, map(words_file, drawn))
         for folder, figures in drawn.items():
             with writing(f"--out: {folder}", "a folder"):
                 write(figures, folder)

@@ -182,15 +182,16 @@ def main(arguments=None):
         parser.add_argument(f"--{flag}", help=f"the {flag} of the figures (default: the one of most rows)")
     options = parser.parse_args(arguments)
     try:
-        page = pathlib.Path(options.files[0]).with_suffix(".html") if options.out is None else pathlib.Path(options.out)
-        if page.suffix != ".html":  # nor is a result file written over
-            raise Unusable(f"--out: expected a name that ends in .html, got {options.out!r}")
         loaded = [results.load(file) for file in options.files]
+        page = pathlib.Path(options.files[0]).with_suffix(".html") if options.out is None else pathlib.Path(options.out)
+        if page.suffix != ".html":
+            raise Unusable(f"--out: expected a name that ends in .html, got {options.out!r}")
+        text, folder = page.with_suffix(".md"), plot.figures_folder(page)
+        results.spare(options.files, [page, text, plot.words_file(folder)])
         sections = [Section(result, view_of(result, options.model, options.dtype, options.impl), number)
                     for number, result in enumerate(loaded)]
         comparisons = plot.compared(options.files)
         compared = list(zip(plot.forests(comparisons), (list(pages.page_of(comparison)) for comparison in comparisons)))
-        text, folder = page.with_suffix(".md"), plot.figures_folder(page)
         figures = [figure for section in sections for figure in section.figures] + [forest for forest, _ in compared]
         with results.writing(f"--out: {page}", "a page"):
             pictures = plot.write(figures, folder)

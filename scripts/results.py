@@ -38,6 +38,13 @@ def writing(where, what):
         raise Unusable(f"{where}: expected {what} that can be written: {error.strerror}") from None
 
 
+def spare(read, written):
+    """Refuses to write over what was read."""
+    kept = {pathlib.Path(path).resolve() for path in read}
+    for path in written:
+        if path.resolve() in kept:
+            raise Unusable(f"--out: {path}: expected a file that is none of the results")
+
 @contextlib.contextmanager
 def standard_output():
     """What is printed meanwhile has arrived at the end, unless its reader left early, as a pager may be left."""

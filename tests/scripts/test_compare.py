@@ -548,6 +548,14 @@ def test_a_file_that_cannot_be_written_is_status_2(pair, tmp_path, capsys):
     assert "--out" in capsys.readouterr().err
 
 
+def test_a_result_is_never_written_over(pair, tmp_path, capsys):
+    for out in (pair[0] / "3.json", tmp_path / "before" / ".." / "after" / "0.json"):
+        kept = out.read_bytes()
+        assert run(*pair, "--out", out) == 2
+        assert re.fullmatch(r"compare\.py: --out: [^\n]*expected [^\n]+\n", capsys.readouterr().err)
+        assert out.read_bytes() == kept
+
+
 # ---- Formats
 
 class Cells(html.parser.HTMLParser):

@@ -172,6 +172,21 @@ def test_a_page_that_cannot_be_written_is_one_sentence_and_status_2(tmp_path, ca
     assert file.read_bytes() == kept
 
 
+@pytest.mark.parametrize("name", ["run.html", "run.md", "run-figures/figures.json"])
+def test_a_result_is_never_written_over(tmp_path, capsys, name):
+    files = [made(tmp_path / "run.json"), made(tmp_path / name)]
+    kept = files[1].read_bytes()
+    assert report.main([*map(str, files), "--out", str(tmp_path / "other" / ".." / "run.html")]) == 2
+    assert re.fullmatch(r"report\.py: --out: [^\n]*expected [^\n]+\n", capsys.readouterr().err)
+    assert files[1].read_bytes() == kept
+
+
+def test_a_path_without_a_name_is_one_sentence_and_status_2(capsys):
+    for path in ("", "."):
+        assert report.main([path]) == 2
+        assert re.fullmatch(r"report\.py: [^\n]*expected [^\n]+\n", capsys.readouterr().err)
+
+
 # ---- In a browser
 
 @pytest.fixture(scope="module")
