@@ -20,7 +20,7 @@ from html import escape
 import results  # first: it finds the libraries
 from comparison import compare, load_side
 from figure_data import FIGURES, PARTS, binary, figure_of, forest_of, plain_number, view_of
-from results import Unusable, short_time, standard_output, times, writing
+from results import Unusable, numbered, short_time, standard_output, times, writing
 
 import matplotlib
 
@@ -386,7 +386,7 @@ def compared(paths):
 
 
 def forests(comparisons):
-    return [forest_of(comparison, "forest" + f"_{at}" * (at > 1)) for at, comparison in enumerate(comparisons, 1)]
+    return list(map(forest_of, comparisons, numbered(["forest"] * len(comparisons))))
 
 
 def main(arguments=None):
@@ -406,9 +406,9 @@ def main(arguments=None):
             raise Unusable("--out: expected a folder, got ''")
         out = pathlib.Path(options.out) if options.out else figures_folder(options.files[0])
         drawn = {}  # by folder
-        for file in options.files:
+        for file, name in zip(options.files, numbered([pathlib.Path(file).stem for file in options.files])):
             view = view_of(results.load(file), options.model, options.dtype, options.impl)
-            folder = out / pathlib.Path(file).stem if len(options.files) > 1 else out
+            folder = out / name if len(options.files) > 1 else out
             drawn[folder] = [figure_of(name, view) for name in FIGURES if name in only]
         if len(options.files) > 1 and "forest" in only:
             drawn[out] = forests(compared(options.files))

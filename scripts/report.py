@@ -11,6 +11,7 @@ import base64
 import dataclasses
 import functools
 import gzip
+import itertools
 import pathlib
 import re
 import shlex
@@ -80,15 +81,15 @@ class Section:
     """What the page says of one file."""
     result: object
     view: object
-    number: int = 0
+    names: list  # of its figures: each is once on a page
+    number: int
 
     def __post_init__(self):
         self.context = {key.replace("mmb.", ""): value for key, value in self.result.context.items()}
         self.name = self.result.name
         self.file = pathlib.Path(self.result.path).name
-        self.figures = [figure_of(name, self.view) for name in FIGURES]
-        if self.number:  # names are once on a page
-            self.figures = [dataclasses.replace(figure, name=f"{figure.name}_{self.number}") for figure in self.figures]
+        self.figures = [dataclasses.replace(figure_of(key, self.view), name=name)
+                        for key, name in zip(FIGURES, self.names)]
         self.ledger = claims.ledger(self.result, claims.accounts_of(self.result))
         self.ledger_summary = claims.summary(self.ledger)
         self.wrong = [row for row in self.result.rows if row.error is not None]
@@ -188,8 +189,9 @@ def main(arguments=None):
             raise Unusable(f"--out: expected a name that ends in .html, got {options.out!r}")
         text, folder = page.with_suffix(".md"), plot.figures_folder(page)
         results.spare(options.files, [page, text, plot.words_file(folder)])
-        sections = [Section(result, view_of(result, options.model, options.dtype, options.impl), number)
-                    for number, result in enumerate(loaded)]
+        views = [view_of(result, options.model, options.dtype, options.impl) for result in loaded]
+        names = zip(*(results.numbered([key] * len(loaded)) for key in FIGURES))
+        sections = list(map(Section, loaded, views, names, itertools.count()))
         comparisons = plot.compared(options.files)
         compared = list(zip(plot.forests(comparisons), (list(pages.page_of(comparison)) for comparison in comparisons)))
         figures = [figure for section in sections for figure in section.figures] + [forest for forest, _ in compared]

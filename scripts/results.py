@@ -1,6 +1,7 @@
 """Result files of bench_mla run: read, checked, repetitions merged; and what the scripts share in showing them."""
 import contextlib
 import functools
+import itertools
 import json
 import math
 import os
@@ -304,6 +305,18 @@ def quantity(value, unit):
 
 def short_number(value):
     return quantity(value, "").replace(" ", "")
+
+
+def numbered(names):
+    """The names, each once: run, run_2."""
+    made = []
+    for name in names:
+        at = itertools.count(2)
+        each = name
+        while each in made or each != name and each in names:
+            each = f"{name}_{next(at)}"
+        made.append(each)
+    return made
 
 
 def short_time(seconds):

@@ -426,6 +426,20 @@ def test_of_several_files_a_folder_each_and_the_forest(tmp_path):
         "one/claim_card-light.svg", "two/claim_card-light.svg", "forest-light.svg"}
 
 
+def test_figures_of_equally_named_files_are_apart(tmp_path):
+    files = [synthetic.write(tmp_path / where / f"{word}.json", rows(), **CONTEXT)
+             for where, word in (("a", "run"), ("b", "run"), ("b", "run_2"))]
+    assert plot.main([*map(str, files), "--only", "roofline", "--out", str(tmp_path / "out")]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"run", "run_2", "run_3"}
+
+
+def test_a_result_is_never_written_over(tmp_path, capsys):
+    file = synthetic.write(tmp_path / "figures.json", rows(), **CONTEXT)
+    kept = file.read_bytes()
+    assert plot.main([str(file), "--out", str(tmp_path)]) == 2
+    assert re.fullmatch(r"plot\.py: --out: [^\n]*expected [^\n]+\n", capsys.readouterr().err)
+    assert file.read_bytes() == kept
+
 def test_a_real_result_is_drawn(smoke_file, tmp_path):
     assert plot.main([str(smoke_file), "--out", str(tmp_path)]) == 0
     drawn = {entry["name"] for entry in json.loads((tmp_path / "figures.json").read_text()) if entry["drawn"]}
