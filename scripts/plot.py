@@ -52,8 +52,10 @@ DARK = Theme("dark", "#0d1117", "#e6edf3", "#9198a1", "#30363d", {results.BLACK:
 WIDTH = 8.0  # inches: at the 800 pixels of a README a point is 1.4 pixels
 TITLE, TEXT, SMALL = 12.5, 10, 9  # points
 EDGE, LEFT, RIGHT, TOP, BOTTOM = 0.12, 0.85, 1.85, 0.72, 0.6  # inches around the axes; names of lines are on the right
-GAP, BAR_LEGEND, ROW = 0.35, 0.3, 0.24  # inches
-NOTE_CHARACTERS, NOTE_LINE = 112, 0.17
+GAP, BAR_LEGEND, ROW, LEAST_FOREST = 0.35, 0.3, 0.24, 3.5  # inches
+LINE, TITLE_LINE = 0.17, 0.23  # inches: of small text and of a title
+CHARACTERS, TITLE_CHARACTERS = 112, 68  # that fit into such a line
+CHARACTER = 0.07  # inches, of small text
 STYLE = {
     "font.size": TEXT, "axes.labelsize": TEXT, "xtick.labelsize": SMALL, "ytick.labelsize": SMALL,
     "legend.fontsize": SMALL, "axes.spines.top": False, "axes.spines.right": False, "hatch.linewidth": 0.6,
@@ -65,15 +67,20 @@ class Sheet:
     """The canvas of one figure: title above, notes below, room for axes between."""
 
     def __init__(self, figure, theme, height):
-        notes = [line for note in figure.notes for line in textwrap.wrap(note, NOTE_CHARACTERS, subsequent_indent="  ")]
-        foot = NOTE_LINE * len(notes) + 0.12
+        title = textwrap.wrap(figure.title, TITLE_CHARACTERS)
+        subtitle = textwrap.wrap(figure.subtitle, CHARACTERS)
+        notes = [line for note in figure.notes for line in textwrap.wrap(note, CHARACTERS, subsequent_indent="  ")]
+        foot = LINE * len(notes) + 0.12
         self.theme, self.bottom = theme, foot + BOTTOM * figure.drawn
-        self.height = TOP + height + self.bottom
+        self.top = self.bottom + height
+        self.height = self.top + TOP + TITLE_LINE * (len(title) - 1) + LINE * (len(subtitle) - 1)
         self.canvas = plt.figure(figsize=(WIDTH, self.height), facecolor=theme.paper)
-        self.text(self.height - 0.3, figure.title, theme.ink, TITLE, fontweight="bold")
-        self.text(self.height - 0.53, figure.subtitle, theme.muted, SMALL)
+        for at, line in enumerate(title):
+            self.text(self.height - 0.3 - TITLE_LINE * at, line, theme.ink, TITLE, fontweight="bold")
+        for at, line in enumerate(reversed(subtitle)):
+            self.text(self.top + 0.19 + LINE * at, line, theme.muted, SMALL)
         for at, line in enumerate(notes):
-            self.text(foot - 0.14 - NOTE_LINE * at, line, theme.muted, SMALL)
+            self.text(foot - 0.14 - LINE * at, line, theme.muted, SMALL)
 
     def text(self, y, text, color, size, **how):
         self.canvas.text(EDGE / WIDTH, y / self.height, text, color=color, fontsize=size, **how)
@@ -88,6 +95,12 @@ class Sheet:
         across = Affine2D().translate(x, 0) + self.canvas.dpi_scale_trans
         axes.annotate(text, (0, y), xycoords=(across, "data"), fontsize=SMALL, color=self.theme.ink, va="center",
                       annotation_clip=False, **how)
+
+
+def shortened(text, width):
+    """Without its middle where it has no room in so many inches."""
+    most = int(width / CHARACTER)
+    return text if len(text) <= most else f"{text[:most // 2]}…{text[len(text) - (most - 1) // 2:]}"
 
 
 def dress(axes, theme, grid="both"):
@@ -263,11 +276,12 @@ def draw_gains(figure, theme):
 
 def draw_forest(figure, theme):
     rows = figure.forest
-    left, right = 0.3 + 0.07 * max(len(row.label) for row in rows), 0.7
+    right = 0.7
+    left = min(0.3 + CHARACTER * max(len(row.label) for row in rows), WIDTH - right - LEAST_FOREST)
     sheet = Sheet(figure, theme, ROW * len(rows))
     axes = sheet.axes(left, 0, WIDTH - left - right, ROW * len(rows))
     known = [value for row in rows for value in (row.low, row.high, row.ratio, row.left) if value]
-    ratio_axis(axes, [*known, 1 / 1.05, 1.05], figure.axis)
+    ratio_axis(axes, [*known, 1 / 1.05, 1.05], shortened(figure.axis, LEAST_FOREST))
     axes.set_ylim(0.4 - len(rows), 0.6)
     for at, row in enumerate(rows):
         if row.floor:
@@ -278,7 +292,7 @@ def draw_forest(figure, theme):
         if row.left:
             axes.plot([row.left], [-at], marker="D", markersize=5, markerfacecolor=theme.paper,
                       markeredgecolor=theme.color(results.VERMILLION))
-        sheet.beside(axes, left - EDGE, -at, row.label, ha="right")
+        sheet.beside(axes, left - EDGE, -at, shortened(row.label, left - 0.3), ha="right")
         sheet.beside(axes, WIDTH - right + 0.1, -at, times(row.ratio))
     axes.axvline(1, color=theme.muted, linewidth=1)
     dress(axes, theme, "x")
@@ -310,7 +324,7 @@ def draw_bars(figure, theme):
     axes.tick_params(axis="y", labelcolor=theme.ink, length=0)
     there = {name for bar in figure.bars for name, _ in bar.parts}
     sheet.canvas.legend(handles=[Patch(label=name, **look) for name, look in looks.items() if name in there],
-                        loc="upper left", bbox_to_anchor=(0.01, 1 - 0.6 / sheet.height), ncols=len(there),
+                        loc="upper left", bbox_to_anchor=(0.01, (sheet.top + 0.12) / sheet.height), ncols=len(there),
                         frameon=False, labelcolor=theme.ink, handlelength=1.2, columnspacing=1.0, borderpad=0)
     return sheet.canvas
 

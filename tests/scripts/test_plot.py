@@ -387,6 +387,30 @@ def test_no_words_are_cut_off_or_too_small(figure):
         plot.plt.close(canvas)
 
 
+def long_words():
+    """Figures of a model and files with long names."""
+    word = "A-model-whose-name-goes-on-and-on-" * 3
+    keys = "/".join(f"key_{letter}:{row}" for row, letter in enumerate("abcdefgh"))
+    made = {row.replace("DeepSeek-V3", word).replace("/threads", f"/{keys}/last:{at}/threads"): seconds
+            for at, (row, (seconds, _)) in enumerate(rows().items())}
+    base, new = (Side(name, [synthetic.result(made, cpu_model=name)]) for name in (word, word + "2"))
+    return [figure_of("roofline", view(made)), figure_data.forest_of(compare(base, new), "forest")]
+
+
+@pytest.mark.parametrize("figure", long_words(), ids=lambda figure: figure.name)
+def test_long_names_are_not_cut_off(figure):
+    test_no_words_are_cut_off_or_too_small(figure)
+
+
+def test_a_forest_does_not_repeat_what_all_its_rows_share():
+    base, new = (Side(word, [synthetic.result({name.replace("threads", "batch:1/threads"): [1]
+                                               for name in synthetic.NAMES[:2]})]) for word in ("old", "new"))
+    figure = figure_data.forest_of(compare(base, new), "forest")
+    assert [row.label for row in figure.forest] == ["linear panels V3 tokens:1 7168 2048",
+                                                    "linear panels V3 tokens:2 7168 2048"]
+    assert "All rows: batch:1." in figure.notes
+
+
 def test_names_of_lines_do_not_overlap():
     for key in ("decode_context", "kv_cache", "moe_batch", "roofline", "prefill_prompt"):
         with plot.plt.rc_context(plot.STYLE):
