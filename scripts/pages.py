@@ -129,9 +129,9 @@ def write_rich(comparisons, console):
     import rich.text
     for part in page(comparisons):
         if isinstance(part, Heading):
-            console.rule(part.text)
+            console.rule(rich.text.Text(part.text))
         elif isinstance(part, Sentence):
-            console.print(part.text, markup=False)
+            console.print(rich.text.Text(part.text))
         else:
             table = rich.table.Table(box=rich.box.SIMPLE)
             for i, column in enumerate(part.columns):
