@@ -65,7 +65,7 @@ def run_by_turns(programs, starts, folder, options):
 def run_once(program, file, options):
     try:
         ended = subprocess.run([program, "run", *options, "--out", file], stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE, text=True)
+                               stderr=subprocess.PIPE, text=True, errors="replace")
     except OSError as error:
         raise Unusable(f"--run: {program}: expected a program: {error.strerror}") from None
     # 1 is of rows whose results are wrong: they say so in the file.

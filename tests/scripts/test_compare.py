@@ -641,6 +641,13 @@ def test_a_terminal_gets_the_same_words_by_rich(pair):
     assert NAMES[1] in text and "SLOWER" in text and "3 rows in both: 1 SLOWER, 2 SAME." in text
 
 
+def test_a_terminal_gets_names_as_they_are():
+    made = comparison.compare(side([[0]], "one [/] :x:"), side([[0]], "two [bold]"))
+    console = rich.console.Console(file=io.StringIO(), width=250, highlight=False)
+    pages.write_rich([made], console)
+    assert "two [bold] against one [/] :x:" in console.file.getvalue()
+
+
 # ---- Starting programs
 
 def test_programs_are_started_by_turns(tmp_path, capsys):
@@ -668,8 +675,15 @@ def test_a_program_that_fails_is_one_sentence_and_status_2(tmp_path, capsys):
         assert expected in capsys.readouterr().err.splitlines()[-1]
 
 
-# ---- Real files
+def test_a_program_may_complain_in_any_bytes(tmp_path, capsys):
+    bad = tmp_path / "bad"
+    bad.write_text("#!/bin/sh\nprintf 'na\\357ve\\n' >&2\nexit 3\n")
+    bad.chmod(0o755)
+    assert run("--run", bad, bad, "--into", tmp_path / "starts") == 2
+    assert capsys.readouterr().err.endswith("got exit status 3: na\N{REPLACEMENT CHARACTER}ve\n")
 
+
+# ---- Real files
 def test_a_real_file_compared_with_itself(smoke_file, capsys):
     assert run(smoke_file, smoke_file) == 0
     out = capsys.readouterr().out
