@@ -33,7 +33,7 @@ import subprocess
 import sys
 import time
 
-from results import Unusable, spare, standard_output, writing  # first: it finds the libraries
+from results import Unusable, load, spare, standard_output, writing  # first: it finds the libraries
 from comparison import compare, load_side
 from pages import FORMATS
 
@@ -48,17 +48,27 @@ GATES = {
 
 # ---- Starting two programs by turns
 
-def run_by_turns(programs, starts, folder, options):
-    """Starts two programs `starts` times each, in the order A B B A A B B A, and leaves the results in two folders."""
-    turns = [side for pair in range(starts) for side in ((0, 1) if pair % 2 == 0 else (1, 0))]
+def run_by_turns(options):
+    """Starts two programs in the order A B B A A B B A, and leaves the results in two folders. Ends after the first pair
+    if that is not comparable."""
+    folder = options.into or pathlib.Path("results") / f"compare-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    if folder.exists():
+        raise Unusable(f"--into: {folder}: expected a folder that is not there yet")
+    turns = [side for pair in range(options.starts) for side in ((0, 1) if pair % 2 == 0 else (1, 0))]
     folders = [folder / "base", folder / "new"]
     begin = time.monotonic()
-    for done, side in enumerate(turns):
-        left = (time.monotonic() - begin) / done * (len(turns) - done) / 60 if done else None
-        print(f"start {done + 1} of {len(turns)}: {programs[side]}" + (f", about {left:.0f} min left" if done else ""),
-              file=sys.stderr)
-        run_once(programs[side], folders[side] / f"{done + 1:03}.json", options)
-    print(f"Results of all starts: {folder}", file=sys.stderr)
+    try:
+        for done, side in enumerate(turns):
+            program = options.run[side]
+            left = (time.monotonic() - begin) / done * (len(turns) - done) / 60 if done else None
+            print(f"start {done + 1} of {len(turns)}: {program}" + (f", about {left:.0f} min left" if done else ""),
+                  file=sys.stderr)
+            run_once(program, folders[side] / f"{done + 1:03}.json", options.run_options)
+            if done == 1 and any(reasons(c, options) for c in compared(folders, options)):
+                break
+    finally:
+        if folder.exists():
+            print(f"Results of the starts: {folder}", file=sys.stderr)
     return folders
 
 
@@ -72,6 +82,7 @@ def run_once(program, file, options):
     if ended.returncode not in (0, 1) or not file.exists():
         last = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise Unusable(f"--run: {program}: expected a result file, got exit status {ended.returncode}: {last}")
+    load(file)  # what cannot be used is said before the next start
 
 
 # ---- The command line
@@ -136,14 +147,11 @@ def parse(arguments):
     return options
 
 
-def sides(options):
-    paths = options.sides
-    if options.run:
-        folder = options.into or pathlib.Path("results") / f"compare-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-        if folder.exists():
-            raise Unusable(f"--into: {folder}: expected a folder that is not there yet")
-        paths = run_by_turns(options.run, options.starts, folder, options.run_options)
-    return [load_side(path) for path in paths]
+def compared(paths, options):
+    """The first with each of the others."""
+    same = {None: None, "same": True, "other": False}[options.setting]
+    base, *others = map(load_side, paths)
+    return [compare(base, new, same, options.across, options.filter.search, options.force) for new in others]
 
 
 def write(comparisons, options):
@@ -156,11 +164,13 @@ def write(comparisons, options):
             FORMATS[options.format](comparisons, out)
 
 
-def reasons(c, fail_on):
+def reasons(c, options):
     """Why the comparison cannot be made, or answer what was asked."""
-    if "slower" in fail_on and not c.same:
+    if options.force:
+        return []
+    if "slower" in options.fail_on and not c.same:
         return c.refusals + ["--fail-on slower needs the same machine and setting"]
-    if c.having("CHANGED") and "counters" not in fail_on:
+    if c.having("CHANGED") and "counters" not in options.fail_on:
         return c.refusals + [f"exact counters differ in {len(c.having('CHANGED'))} rows"]
     return c.refusals
 
@@ -174,7 +184,7 @@ def exit_status(comparisons, options):
             if found(c):
                 print(f"compare.py: {pair}: {what}: {len(found(c))}", file=sys.stderr)
                 status = max(status, 1)
-        for reason in reasons(c, options.fail_on) if not options.force else ():
+        for reason in reasons(c, options):
             print(f"compare.py: {pair}: not comparable: {reason} (--force compares all the same)", file=sys.stderr)
             status = 3
     return status
@@ -182,10 +192,8 @@ def exit_status(comparisons, options):
 
 def main(arguments):
     options = parse(arguments)
-    same = {None: None, "same": True, "other": False}[options.setting]
     try:
-        base, *others = sides(options)
-        comparisons = [compare(base, new, same, options.across, options.filter.search, options.force) for new in others]
+        comparisons = compared(run_by_turns(options) if options.run else options.sides, options)
         if options.force or not any(c.refusals for c in comparisons):
             write(comparisons, options)
         return exit_status(comparisons, options)

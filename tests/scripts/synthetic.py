@@ -68,9 +68,9 @@ sys.exit({status})
 """
 
 
-def program(path, log, seconds, python, status=0):
+def program(path, log, seconds, python, status=0, row=NAMES[0]):
     text = PROGRAM.format(python=python, log=str(log), word=path.name, status=status,
-                          document=document({NAMES[0]: [seconds]}))
+                          document=document({row: [seconds]}))
     path.write_text(text)
     os.chmod(path, 0o755)
     return path

@@ -675,6 +675,17 @@ def test_a_program_that_fails_is_one_sentence_and_status_2(tmp_path, capsys):
         assert expected in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("row, status, expected", [(NAMES[1], 3, "no row is in both"), ("linear", 2, "expected text")])
+def test_starts_end_with_the_first_that_cannot_be_compared(tmp_path, capsys, row, status, expected):
+    log = tmp_path / "log"
+    programs = [synthetic.program(tmp_path / word, log, 1.0, sys.executable, row=name)
+                for word, name in (("old", NAMES[0]), ("new", row))]
+    assert run("--run", *programs, "--into", tmp_path / "starts") == status
+    *_, where, reason = capsys.readouterr().err.splitlines()
+    assert where == f"Results of the starts: {tmp_path / 'starts'}" and expected in reason
+    assert len(log.read_text().splitlines()) == 2
+
+
 def test_a_program_may_complain_in_any_bytes(tmp_path, capsys):
     bad = tmp_path / "bad"
     bad.write_text("#!/bin/sh\nprintf 'na\\357ve\\n' >&2\nexit 3\n")
