@@ -40,7 +40,7 @@ FIELDS = ("id", "claim", "test", "figure", "published", "verdict", "why")
 
 def accounts_of(result):
     """The accounts of the bundled models, details included, that a result file keeps: {model: {figure: number}}."""
-    return results.figures(result.context.get("mmb.bundled_accounts", ""))
+    return results.accounts(result.context, "mmb.bundled_accounts")
 
 
 def ledger(result, accounts):

@@ -33,7 +33,7 @@ import subprocess
 import sys
 import time
 
-from results import Unusable, load, spare, standard_output, writing  # first: it finds the libraries
+from results import Unusable, load, spare, standard_output, whole_number, writing  # first: it finds the libraries
 from comparison import compare, load_side
 from pages import FORMATS
 
@@ -111,7 +111,7 @@ def pattern(text):
 
 
 def positive(text):
-    if not text.isdigit() or int(text) == 0:
+    if not whole_number(text):
         raise argparse.ArgumentTypeError(f"expected a positive number, got '{text}'")
     return int(text)
 

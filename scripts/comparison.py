@@ -393,7 +393,7 @@ FACTS = (
     Fact("build_compiler", "compiler"),
     Fact("build_flags", "compiler flags"),
     Fact("isa_found", "instructions found"),
-    Fact("threads_all", "threads", lambda value: int(value) if value.isdigit() else None),
+    Fact("threads_all", "threads", results.whole_number),
     Fact("openmp_proc_bind", "threads bound to cores", order("false", "close")),
     Fact("openmp_places", "OpenMP places"),
     Fact("env_OMP_WAIT_POLICY", "OMP_WAIT_POLICY", order("passive", "unknown", "active")),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from results import times
+from results import times, whole_number
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def conclude(starts, contrast, keep, unnamed):
         gains = {size: np.median(samples, axis=0) for size, samples in line.items()}
         for size, (measured, ideal) in gains.items():
             yield f"{where}/{contrast.along}:{size}", f"{times(measured)} (ideal {times(ideal)})"
-        points = sorted((int(size), gain[0]) for size, gain in gains.items() if size.isdigit())
+        points = sorted((int(size), gain[0]) for size, gain in gains.items() if whole_number(size))
         if len(points) > 1:
             yield f"{where}: faster", crossing(points, contrast.along)
 

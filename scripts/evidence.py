@@ -162,9 +162,9 @@ class Evidence:
         for model in (V3, V2, LITE):
             batches = []
             for moe in self.rows("moe_experts", model=model):
-                rivals = [self.row("dense_ffn", model=f"{model}~{size}", tokens=moe.keys["tokens"])
+                rivals = [self.row("dense_ffn", model=f"{model}~{size}", tokens=moe.keys.get("tokens"))
                           for size in ("dense_active", "dense_total")]
-                if all(rivals):
+                if all(rivals) and moe.number("tokens"):
                     batches.append((moe.number("tokens"), moe, *rivals))
             if batches:
                 return model, sorted(batches, key=lambda batch: batch[0])

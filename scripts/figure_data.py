@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import results
 from conclusions import crossings
 from evidence import faster
-from results import VARIANTS, Style, Unusable, figures, percent, quantity, short_number, short_time, times
+from results import (VARIANTS, Style, Unusable, accounts, figures, percent, quantity, short_number, short_time, times,
+                     whole_number)
 
 import numpy as np
 
@@ -187,10 +188,10 @@ RIVALS = ("mha", "gqa8", "mqa")  # of MLA, from the largest cache to the smalles
 
 
 def by_number(rows, key):
-    """{the key's number: the first row of it}; without rows of ranges."""
+    """{the key's number: the first row of it}; without rows of ranges and of nothing."""
     found = {}
     for row in rows:
-        if row.number(key) is not None:
+        if row.number(key):
             found.setdefault(row.number(key), row)
     return found
 
@@ -201,7 +202,7 @@ def by_variant(rows, key, counter):
     for row in rows:
         if row.counters.get(counter, 0) > 0:
             groups.setdefault(VARIANTS.get(row.variant, OWN), []).append(row)
-    return {style: sorted((number, row.counters[counter]) for number, row in by_number(some, key).items() if number)
+    return {style: sorted((number, row.counters[counter]) for number, row in by_number(some, key).items())
             for style, some in groups.items()}
 
 
@@ -260,7 +261,7 @@ def dense_equivalent(view, figure):
     lines = [Line(kind, Style(kind, results.BLUE, "o", dash),
                   sorted((int(batch), value) for batch, value in curve.items()), ideal=kind == "ideal")
              for kind, curve, dash in (("ideal", ideal, "--"), ("measured", measured, "-")) if curve]
-    account = figures(context.get("mmb.accounts", "")).get(view.model, {})
+    account = accounts(context, "mmb.accounts").get(view.model, {})
     levels = [Level(account[key], text, below=below)
               for key, text, below in (("total_parameters", "all parameters", False),
                                        ("active_parameters", "active for one token", True)) if key in account]
@@ -315,7 +316,8 @@ def decode_gains(view):
 
 def prefill_gains(view):
     """The most new tokens timed, on the shortest and on the longest cache."""
-    rows = {(row.number("past"), row.number("q")): row for row in view.rows("mla_prefill", algo="expanded", batch=1)}
+    rows = {(row.number("past"), row.number("q")): row for row in view.rows("mla_prefill", algo="expanded", batch=1)
+            if row.number("past") is not None and row.number("q")}
     gains = []
     for past in sorted({min(rows)[0], max(rows)[0]} if rows else ()):
         new = max(q for at, q in rows if at == past)
@@ -371,27 +373,30 @@ def kv_cache(view, figure):
     """What one conversation takes, by the way its keys and values are kept. Where a line meets memory, one user fills
     the machine; where it is lower, that many more users fit."""
     figure.title = f"KV cache of {view.model} and of its counterfactuals"
-    accounts = figures(view.result.context.get("mmb.accounts", ""))
-    own = accounts.get(view.model)
-    if not own:
+    models = accounts(view.result.context, "mmb.accounts")
+    own = models.get(view.model, {})
+    if not {"kv_bytes_per_token", "kv_bytes_at_context"} <= own.keys():
         raise Missing(f"the file holds no account of {view.model}", "--op mla_decode,attention_decode")
     per_token = {OWN: own["kv_bytes_per_token"]}
     if "kv_bytes_per_token_expanded" in own:
         per_token = {MLA: own["kv_bytes_per_token"], VARIANTS["expanded"]: own["kv_bytes_per_token_expanded"]}
-    lacking = [VARIANTS[rival].title for rival in RIVALS if f"{view.model}~{rival}" not in accounts]
+    lacking = []
     for rival in RIVALS:
-        if VARIANTS[rival].title not in lacking:
-            per_token[VARIANTS[rival]] = accounts[f"{view.model}~{rival}"]["kv_bytes_per_token"]
+        account = models.get(f"{view.model}~{rival}", {})
+        if "kv_bytes_per_token" in account:
+            per_token[VARIANTS[rival]] = account["kv_bytes_per_token"]
+        else:
+            lacking.append(VARIANTS[rival].title)
     contexts = [1 << power for power in range(10, 21)]
     lines = [Line(style.title, style, [(context, context * each) for context in contexts])
              for style, each in per_token.items()]
     figure.panels = [Panel(lines, "tokens in the cache of one sequence", "bytes of all layers, bf16",
                            x_ticks=contexts[::2], y_format=byte_number)]
-    memory = view.result.context.get("mmb.memory_total_bytes", "unknown")
-    if memory.isdigit():
-        figure.panels[0].levels = [Level(float(memory), "memory here", "left")]
+    memory = whole_number(view.result.context.get("mmb.memory_total_bytes", ""))
+    if memory:
+        figure.panels[0].levels = [Level(memory, "memory here", "left")]
         for line, each in zip(lines, per_token.values()):
-            line.label += f": {binary(float(memory) / each)}"
+            line.label += f": {binary(memory / each)}"
         figure.notes.append("Beside a name: the tokens whose cache fits into this machine's memory, weights aside.")
     else:
         figure.notes.append("Not in the file: how much memory this machine has.")
@@ -435,7 +440,7 @@ def prefill_prompt(view, figure):
     for once: with many new tokens that wins."""
     figure.title = f"Prefill of {view.model}: absorb the cached latents, or expand them?"
     rows = [row for op in ("mla_prefill", "attention_prefill") for row in view.select(op=op, batch=1, any_pace=True)]
-    for past in sorted(by_number(rows, "past")):
+    for past in sorted({row.number("past") for row in rows} - {None}):
         some = [row for row in rows if row.number("past") == past]
         series = by_variant(some, "q", "items_per_second")
         if sum(len(points) > 1 for points in series.values()) > 1:

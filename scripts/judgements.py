@@ -605,8 +605,8 @@ def crossover(e, entry):
     for past in by_flops:
         gains = {}
         for absorbed in e.rows("mla_prefill", "absorbed", V3, batch=1, past=past):
-            expanded = e.row("mla_prefill", "expanded", V3, batch=1, past=past, q=absorbed.keys["q"])
-            if expanded:
+            expanded = e.row("mla_prefill", "expanded", V3, batch=1, past=past, q=absorbed.keys.get("q"))
+            if expanded and absorbed.number("q"):
                 gains[absorbed.number("q")] = gain(absorbed, expanded)
         if gains:
             low = max((q for q, ratio in gains.items() if not faster(ratio)), default=0)

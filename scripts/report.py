@@ -109,8 +109,8 @@ class Section:
 
     @property
     def machine(self):
-        memory = self.context.get("memory_total_bytes", "unknown")
-        memory = f", {quantity(float(memory), 'B')} of memory" if memory.isdigit() else ""
+        memory = results.whole_number(self.context.get("memory_total_bytes", ""))
+        memory = f", {quantity(memory, 'B')} of memory" if memory else ""
         return (f"{self.context['cpu_model']}, {self.context['threads_all']} threads{memory}; "
                 f"{self.view.impl} kernels; measured {self.context['date'][:16].replace('T', ' ')}")
 

@@ -114,8 +114,8 @@ class Row:
 
     def number(self, key):
         """The number behind a key, or None: not there, or a range as of uneven contexts."""
-        value = self.keys.get(key, "")
-        return int(value) if value.isdigit() else None
+
+        return whole_number(self.keys.get(key, ""))
 
 
 MOST_OFF = 1.25  # of peaks beside a row, from the middle of their kind
@@ -188,6 +188,17 @@ def figures(text):
     return models
 
 
+def accounts(context, key):
+    """Such figures of models, those that are more than nothing: what is counted there divides and is on logarithmic axes."""
+    return {model: {figure: number for figure, number in account.items() if number > 0}
+            for model, account in figures(context.get(key, "")).items()}
+
+
+def whole_number(text):
+    """Or None."""
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
+
+
 def read_json(path):
     """Strict JSON: NaN, Infinity and repeated keys are errors."""
     def unique(pairs):
@@ -203,11 +214,16 @@ def read_json(path):
         text = pathlib.Path(path).read_text(encoding="utf-8")
         if not text.strip():
             raise Unusable(f"{path}: expected JSON, got an empty file")
-        return json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
+        document = json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
+        json.dumps(document, ensure_ascii=False).encode()
+        return document
     except OSError as error:
         raise Unusable(f"{path}: expected a file that can be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise Unusable(f"{path}: expected JSON, got bytes that are no text") from None
+    except UnicodeEncodeError as error:
+        before = error.object[:error.start][-40:]
+        raise Unusable(f"{path}: expected JSON, got half of a character after {before}") from None
     except RecursionError:
         raise Unusable(f"{path}: expected JSON, got brackets without end") from None
     except json.JSONDecodeError as error:

@@ -99,6 +99,25 @@ def test_verdicts_of_a_usual_run(accounts):
     assert verdicts == {ident: verdict for verdict, idents in expected.items() for ident in idents.split()}
 
 
+def test_ranges_and_lacking_keys_are_left_out(accounts):
+    odd = {f"mla_prefill/{algo}/bf16/avx512/DeepSeek-V3/batch:1/{keys}": 1e-9 for algo in ("absorbed", "expanded")
+           for keys in ("q:1..64/past:512", "q:\N{SUPERSCRIPT TWO}/past:512", "past:512")}
+    odd.update({f"{kind}/{keys}": 1e-9 for keys in ("tokens:1..2", "size:1") for kind in (
+        "moe_experts/grouped/bf16/avx512/DeepSeek-V3", f"{DENSE}active", f"{DENSE}total")})
+    odd[f"mla_decode/absorbed{MLA}"] = 1e-9
+    assert claims.ledger(run(odd), accounts) == claims.ledger(run(), accounts)
+
+
+def test_accounts_that_lack_figures_or_hold_zeros_leave_claims_open(accounts):
+    zeros = "; ".join(f"{model}: {' '.join(f'{figure} 0' for figure in account)}" for model, account in accounts.items())
+    for text in ("", zeros):
+        result = run()
+        result.context["mmb.bundled_accounts"] = text
+        entries = claims.ledger(result, claims.accounts_of(result))
+        assert [entry["id"] for entry in entries] == IDS
+        assert any("lacks the account of" in entry["why"] for entry in entries)
+
+
 GQA8 = "attention_decode/flash/bf16/avx512/DeepSeek-V3~gqa8/batch:1/q:1/ctx:4096"
 MHA = GQA8.replace("gqa8", "mha")
 ABSORBED = f"mla_decode/absorbed{MLA}/ctx:4096"
@@ -311,7 +330,8 @@ def test_the_result_file_keeps_the_accounts(smoke_file, accounts):
     kept = claims.accounts_of(results.load(smoke_file))
     assert kept.keys() == accounts.keys()
     for model, figures in accounts.items():
-        assert kept[model] == pytest.approx(figures, rel=1e-12)
+        more_than_nothing = {figure: value for figure, value in figures.items() if value > 0}
+        assert kept[model] == pytest.approx(more_than_nothing, rel=1e-12)
 
 
 # ---- No number is typed

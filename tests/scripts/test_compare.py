@@ -312,6 +312,12 @@ def test_crossings(gains, text):
     assert [value for what, value in drawn.items() if what.endswith("faster")] == [text]
 
 
+def test_sizes_that_are_no_numbers_have_no_crossing():
+    start = decode({1024: (2.0, 1.0), 4096: (1.0, 2.0), 0: (1.0, 1.0), "\N{SUPERSCRIPT TWO}": (1.0, 1.0)})
+    assert [text for what, text in conclusions.conclusions([start]).items() if what.endswith("faster")] == [
+        "from ctx 2048"]
+
+
 def test_rows_at_another_pace_conclude_nothing():
     start = decode({1024: (2.0, 1.0), 4096: (1.0, 2.0)})
     next(row for row in start.rows if row.keys["ctx"] == "4096").usual_pace = False

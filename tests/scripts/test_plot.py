@@ -239,6 +239,33 @@ def test_unknown_ops_types_and_keys_are_no_obstacle():
     assert {key for key in figures if figures[key].drawn} == {"moe_batch", "roofline"}
 
 
+def test_ranges_and_sizes_that_are_none_are_no_obstacle():
+    odd = {name("mla_prefill", algo, f"batch:1/{keys}"): [1e-3] for algo in ("absorbed", "expanded")
+           for keys in ("q:1..64/past:512", "q:64/past:512..700", "q:\N{SUPERSCRIPT TWO}/past:0", "q:1/ctx:7")}
+    odd.update({name(op, algo, f"tokens:0/{keys}", form): ([1e-3], {"experts_touched": 1}) for op, algo, keys, form in (
+        ("moe_experts", "grouped", "routing:uniform", ""), ("dense_ffn", "panels", "size:9", "~dense_active"))})
+    odd[name("decoder_layer", "composed", decode(0, 4096) + "/attention:absorbed")] = [1e-3]
+    for key in FIGURES:
+        assert figure_of(key, view({**rows(), **odd})).data == figure_of(key, view()).data or key == "roofline"
+
+
+@pytest.mark.parametrize("accounts", [
+    "DeepSeek-V3: total_parameters 1", "DeepSeek-V3: kv_bytes_per_token 0 kv_bytes_at_context 1",
+    "DeepSeek-V3: kv_bytes_per_token 1", "DeepSeek-V3: total_parameters 0 active_parameters -1"])
+def test_accounts_that_lack_what_a_figure_needs(accounts):
+    figure = figure_of("kv_cache", view(accounts=accounts))
+    assert not figure.drawn and "holds no account of DeepSeek-V3" in figure.notes[0]
+    plot.render(figure_of("dense_equivalent", view(accounts=accounts)), plot.LIGHT)
+
+
+def test_rivals_without_a_cache_are_lacking():
+    zero = CONTEXT["accounts"].replace("mha: kv_bytes_per_token 5000000", "mha: kv_bytes_per_token 0").replace(
+        "gqa8: kv_bytes_per_token", "gqa8: other").replace("expanded 4997120", "expanded 0")
+    figure = figure_of("kv_cache", view(accounts=zero, memory_total_bytes="0"))
+    assert set(series(figure)) == {"as published"}
+    plot.render(figure, plot.LIGHT)
+
+
 def test_forest():
     base, new = (Side(word, [synthetic.result({row: [share * seconds for share in (1, 1.01, 0.99)]
                                                for row in synthetic.NAMES}, cpu_model=word)])

@@ -156,6 +156,14 @@ BAD = {
                r'context\.mmb\.canary_gbs_before: expected text like a number above 0, got "0"'),
     "account": (json.dumps(synthetic.document({NAMES[0]: [1.0]}, accounts="DeepSeek-V3: total_parameters e")),
                 r"context\.mmb\.accounts: expected text like model: key number"),
+    "space": (json.dumps(synthetic.document({NAMES[0]: [1.0]}, accounts="DeepSeek-V3: a\tb 1")),
+              r"context\.mmb\.accounts: expected text like model: key number"),
+    **{f"curve {curve}": (json.dumps(synthetic.document({NAMES[0]: [1.0]},
+                                                        dense_equivalent_parameters_ideal=f"V3: {curve}")),
+                          r"parameters_ideal: expected text like model: batch parameters")
+       for curve in ("one 2", "0 2", "1 0", "1 -2")},
+    "surrogate": (json.dumps(synthetic.document({NAMES[0]: [1.0]}, alias="\ud800")),
+                  r'expected JSON, got half of a character after .*"mmb\.alias": "$'),
 }
 
 
