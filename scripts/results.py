@@ -48,9 +48,11 @@ def spare(read, written):
 
 @contextlib.contextmanager
 def standard_output():
-    """What is printed meanwhile has arrived at the end, unless its reader left early, as a pager may be left."""
+    """What is printed meanwhile has arrived at the end, unless its reader left early, as a pager may be left. Letters
+    that its encoding lacks are escaped."""
     with writing("standard output", "a file"):
         try:
+            sys.stdout.reconfigure(errors="backslashreplace")
             yield sys.stdout
             sys.stdout.flush()
         except OSError as error:
@@ -189,7 +191,7 @@ def figures(text):
 
 
 def accounts(context, key):
-    """Such figures of models, those that are more than nothing: what is counted there divides and is on logarithmic axes."""
+    """Such figures of models, those above 0: others divide, or are drawn on logarithmic axes."""
     return {model: {figure: number for figure, number in account.items() if number > 0}
             for model, account in figures(context.get(key, "")).items()}
 
@@ -211,7 +213,7 @@ def read_json(path):
         raise ValueError(f"{constant} is not a number of JSON")
 
     try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
+        text = pathlib.Path(path).read_text(encoding="utf-8-sig")
         if not text.strip():
             raise Unusable(f"{path}: expected JSON, got an empty file")
         document = json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
@@ -308,6 +310,8 @@ VARIANTS = {
 
 def three_digits(value):
     magnitude = abs(value)
+    if magnitude < 0.1:
+        return f"{value:#.3g}"
     return f"{value:.2f}" if magnitude < 9.995 else f"{value:.1f}" if magnitude < 99.95 else f"{value:.0f}"
 
 

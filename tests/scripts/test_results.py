@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import pathlib
 import re
 import subprocess
@@ -226,6 +227,20 @@ def test_who_reads_the_output_may_leave_early(tmp_path, command):
     assert started.returncode == 0
 
 
+def test_what_a_terminal_cannot_show_is_escaped(tmp_path):
+    synthetic.write(tmp_path / "made.json", {NAMES[0]: [1e-3]}, alias="B\xfcro \N{SNOWMAN}")
+    ended = subprocess.run([sys.executable, SCRIPTS / "compare.py", "made.json", "made.json"], cwd=tmp_path,
+                           capture_output=True, env={**os.environ, "PYTHONIOENCODING": "latin-1"})
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert b"B\xfcro \\u2603" in ended.stdout
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    path = synthetic.write(tmp_path / "made.json", {NAMES[0]: [1.0]})
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert len(results.load(path).rows) == 1
+
+
 def test_a_real_file(smoke_file):
     result = results.load(smoke_file)
     assert len(result.rows) > 10
@@ -237,6 +252,7 @@ def test_a_real_file(smoke_file):
     (results.short_time, 12.0, "12.0 s"),
     (results.short_number, 999.6, "1.00k"), (results.short_number, 4.2e10, "42.0G"),
     (results.short_number, 0.5, "0.50"),
+    (results.times, 0.00123, "0.00123x"), (results.times, 0.0999, "0.0999x"), (results.times, 0.104, "0.10x"),
     (results.times, 1.706, "1.71x"), (results.times, 71.06, "71.1x"), (results.percent, 0.944, "94%"),
 ])
 def test_numbers_in_words(write, value, text):
