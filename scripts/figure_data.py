@@ -234,10 +234,12 @@ def marks_of(series, others, doubts):
 
 
 def ticks(lines, most=12):
-    """Powers of two among the lines' x, so far apart that at most so many have room."""
+    """Among the lines' x, the last and such before it that at most so many have room: powers of two where the first and
+    the last are."""
     xs = sorted({x for line in lines for x, _ in line.points})
+    powers = [x for x in xs if x & (x - 1) == 0]
     chosen = []
-    for x in reversed([x for x in xs if x & (x - 1) == 0] or xs):
+    for x in reversed(powers if {xs[0], xs[-1]} <= set(powers) else xs):
         if not chosen or math.log(chosen[-1] / x) >= math.log(xs[-1] / xs[0]) / most:
             chosen.append(x)
     return chosen[::-1]

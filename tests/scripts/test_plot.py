@@ -372,6 +372,12 @@ def test_ticks_have_room():
     assert figure_data.ticks([line], 4) == [4, 64, 512]
 
 
+@pytest.mark.parametrize("xs, expected", [((1, 100, 3000, 5000), [1, 100, 5000]), ((1, 2, 4, 600), [1, 2, 4, 600]),
+                                          ((3000,), [3000]), ((1, 3, 4), [1, 4])])
+def test_the_last_size_has_a_tick(xs, expected):
+    assert figure_data.ticks([figure_data.Line("", figure_data.OWN, [(x, 1) for x in xs])]) == expected
+
+
 # ---- Rows that are missing
 
 @pytest.mark.parametrize("key", FIGURES)
