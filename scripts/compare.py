@@ -49,8 +49,8 @@ GATES = {
 # ---- Starting two programs by turns
 
 def run_by_turns(options):
-    """Starts two programs in the order A B B A A B B A, and leaves the results in two folders. Ends after the first pair
-    if that is not comparable."""
+    """Starts two programs in the order A B B A A B B A, and leaves the results in two folders. Ends after the first
+    pair if that is not comparable."""
     folder = options.into or pathlib.Path("results") / f"compare-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     if folder.exists():
         raise Unusable(f"--into: {folder}: expected a folder that is not there yet")
@@ -150,7 +150,10 @@ def parse(arguments):
 def compared(paths, options):
     """The first with each of the others."""
     same = {None: None, "same": True, "other": False}[options.setting]
-    base, *others = map(load_side, paths)
+    base, *others = sides = list(map(load_side, paths))
+    names = {row.name for side in sides for start in side.starts for row in start.rows}
+    if not any(map(options.filter.search, names)):
+        raise Unusable(f"--filter: expected what is found in the name of a row, got {options.filter.pattern!r}")
     return [compare(base, new, same, options.across, options.filter.search, options.force) for new in others]
 
 

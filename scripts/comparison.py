@@ -42,6 +42,8 @@ class Side:
 
 def load_side(path):
     """Of a result file, or of a folder of them."""
+    if path == "":
+        raise Unusable("expected a result file or a folder of them, got ''")
     path = pathlib.Path(path)
     if not path.is_dir():
         start = results.load(path)

@@ -499,6 +499,14 @@ def test_no_row_in_both_is_refused(tmp_path, capsys):
     assert "no row is in both" in capsys.readouterr().err
 
 
+def test_what_names_nothing_is_refused(tmp_path, capsys):
+    file = synthetic.write(tmp_path / "made.json", {NAMES[0]: [1.0]})
+    for arguments, expected in (((file, file, "--filter", "nosuchthing"), "--filter: expected [^\n]+'nosuchthing'"),
+                                ((file, ""), "expected a result file or a folder of them, got ''")):
+        assert run(*arguments) == 2
+        assert re.fullmatch(rf"compare.py: {expected}\n", capsys.readouterr().err)
+
+
 def test_slower_cannot_be_asked_of_another_machine(tmp_path, capsys):
     base = synthetic.write(tmp_path / "base.json", {NAMES[0]: [1.0]})
     new = synthetic.write(tmp_path / "new.json", {NAMES[0]: [1.0]}, cpu_model="Bicus 1")
