@@ -52,7 +52,7 @@ DARK = Theme("dark", "#0d1117", "#e6edf3", "#9198a1", "#30363d", {results.BLACK:
 WIDTH = 8.0  # inches: at the 800 pixels of a README a point is 1.4 pixels
 TITLE, TEXT, SMALL = 12.5, 10, 9  # points
 EDGE, LEFT, RIGHT, TOP, BOTTOM = 0.12, 0.85, 1.85, 0.72, 0.6  # inches around the axes; names of lines are on the right
-GAP, BAR_LEGEND, ROW, LEAST_FOREST = 0.35, 0.3, 0.24, 3.5  # inches
+GAP, BAR_LEGEND, ROW, LEAST_FOREST = 0.35, 0.3, 0.24, 2.6  # inches
 LINE, TITLE_LINE = 0.17, 0.23  # inches: of small text and of a title
 CHARACTERS, TITLE_CHARACTERS = 112, 68  # that fit into such a line
 CHARACTER = 0.07  # inches, of small text
@@ -281,7 +281,7 @@ def draw_forest(figure, theme):
     sheet = Sheet(figure, theme, ROW * len(rows))
     axes = sheet.axes(left, 0, WIDTH - left - right, ROW * len(rows))
     known = [value for row in rows for value in (row.low, row.high, row.ratio, row.left) if value]
-    ratio_axis(axes, [*known, 1 / 1.05, 1.05], shortened(figure.axis, LEAST_FOREST))
+    ratio_axis(axes, [*known, 1 / 1.05, 1.05], shortened(figure.axis, WIDTH - left - right))
     axes.set_ylim(0.4 - len(rows), 0.6)
     for at, row in enumerate(rows):
         if row.floor:

@@ -109,7 +109,7 @@ def test_ranges_and_lacking_keys_are_left_out(accounts):
 
 
 def test_accounts_that_lack_figures_or_hold_zeros_leave_claims_open(accounts):
-    zeros = "; ".join(f"{model}: {' '.join(f'{figure} 0' for figure in account)}" for model, account in accounts.items())
+    zeros = "; ".join(f"{model}: {' '.join(f'{figure} 0' for figure in some)}" for model, some in accounts.items())
     for text in ("", zeros):
         result = run()
         result.context["mmb.bundled_accounts"] = text
