@@ -27,11 +27,14 @@ void ArenaCache::each_new_row(F f) {
 
 void ArenaCache::restore() {
   each_new_row([&](char* row, const char* kept) { std::memcpy(row, kept, static_cast<size_t>(row_bytes_)); });
+  arena_.keep_nothing();
 }
 
 void ArenaCache::next() {
   if (data_) restore();
-  data_ = static_cast<char*>(arena_.take(sequences_.batch * heads_ * capacity_ * row_bytes_));
+  const int64_t bytes = sequences_.batch * heads_ * capacity_ * row_bytes_;
+  data_ = static_cast<char*>(arena_.take(bytes));
+  arena_.keep(data_, bytes);
   each_new_row([&](const char* row, char* kept) { std::memcpy(kept, row, static_cast<size_t>(row_bytes_)); });
   copy_ = Buffer<char>();
 }

@@ -383,6 +383,12 @@ void* Arena::take(int64_t bytes) {
     throw Error("memory: " + std::to_string(bytes) + " bytes in one piece do not fit the arena of " +
                 std::to_string(bytes_));
   if (next_ + bytes > bytes_) next_ = 0;
+  if (next_ < kept_end_ && next_ + bytes > kept_) {
+    if (kept_end_ + bytes <= bytes_)
+      next_ = kept_end_;
+    else if (bytes <= kept_)
+      next_ = 0;
+  }
   void* data = data_ + next_;
   next_ += bytes;
   taken_ += bytes;

@@ -54,6 +54,24 @@ TEST(DecoderLayer, KernelsMatchReference) {
   }
 }
 
+// New rows of its cache are written to the arena, where in time everything else comes to lie: rows of int8 would be weights of
+// any size.
+TEST(DecoderLayer, AppendsOverNoWeights) {
+  DecoderLayer::Shape shape = shape_of(Attention::absorbed, Ffn::moe, 5);
+  shape.mla_layer.cache = DType::int8;
+  for (const int64_t bytes : {40'000, 400'000}) {  // of an iteration's 200'000
+    Arena arena(bytes);
+    DecoderLayer::Problem problem(shape, DType::bf16, "composed", arena, 1);
+    for (int64_t round = 0; round < 64; ++round) {
+      DecoderLayer::kernels()[1].run(shape, problem.args());
+      for (int64_t i = 0; i < DecoderLayer::units(shape) * 64; ++i)
+        ASSERT_LT(std::abs(problem.args().y[i]), 1e3) << round;
+      arena.take(64 * round);
+      problem.next();
+    }
+  }
+}
+
 // The layer is its parts and two residuals, to the last bit.
 TEST(DecoderLayer, IsItsParts) {
   for (const auto& shape : shapes())

@@ -6,7 +6,8 @@
 namespace mmb {
 
 // A cache [B, heads, capacity] of rows of the arena's bytes. A layer fills the slots of the new tokens; what they held
-// is put back before the bytes go to others, since the halves of an f32 are not bf16 of a sensible size.
+// is put back before the bytes go to others, since the halves of an f32 are not bf16 of a sensible size; nor do others get
+// them meanwhile.
 class ArenaCache {
  public:
   ArenaCache(Arena& arena, const Sequences& sequences, int64_t heads, int64_t capacity, int64_t row_bytes);

@@ -48,7 +48,7 @@ struct MoeLayer {
 
    private:
     MoeExperts::Problem experts_;
-    Buffer<float> x_, bias_, y_, expected_;
+    Buffer<float> x_, gate_, bias_, y_, expected_;
     Args args_, expected_args_;
   };
 };

@@ -204,6 +204,13 @@ class Arena {
   static Arena untouched(int64_t bytes);
   // The next `bytes` bytes, 64-byte aligned; starts again from the beginning where they would pass the end.
   void* take(int64_t bytes);
+  // From now on take() goes round these bytes, where there is room beside them: a cache that is written to would be no valid
+  // array of what else may come to lie there.
+  void keep(const void* data, int64_t bytes) {
+    kept_ = static_cast<const uint8_t*>(data) - data_;
+    kept_end_ = kept_ + bytes;
+  }
+  void keep_nothing() { kept_ = kept_end_ = 0; }
   // The next bytes are the first ones again.
   void rewind() { next_ = 0; }
   int64_t bytes() const { return bytes_; }
@@ -220,7 +227,7 @@ class Arena {
   Buffer<uint8_t> block_;
   std::unique_ptr<uint8_t, Unmap> untouched_;  // instead of block_
   uint8_t* data_ = nullptr;
-  int64_t bytes_ = 0, next_ = 0, taken_ = 0;
+  int64_t bytes_ = 0, next_ = 0, taken_ = 0, kept_ = 0, kept_end_ = 0;
 };
 
 }  // namespace mmb

@@ -71,7 +71,10 @@ MoeLayer::Problem::Problem(const Shape& shape, DType dtype, std::string_view alg
            nullptr,
            {},
            y_.data()};
-  args_.gate.data = arena.take(args_.gate.bytes());
+  // Tokens are made for it, so that it stays: not in the arena, where a layer's cache would come to lie over it in time.
+  gate_ = Buffer<float>(args_.gate.bytes() / 4);
+  std::memcpy(gate_.data(), arena.take(args_.gate.bytes()), static_cast<size_t>(args_.gate.bytes()));
+  args_.gate.data = gate_.data();
 
   // Random tokens, moved by the least that gives them the wanted logits: x += G^T (G G^T)^-1 (logits - G x).
   fill_normal(x_, seed, 2 / (Arena::kRms * std::sqrt(H)));
