@@ -8,6 +8,7 @@
 
 #include "config.h"
 #include "mmb/error.h"
+#include "mmb/latent_attention.h"
 
 namespace mmb {
 namespace {
@@ -242,7 +243,7 @@ int64_t kv_bytes(const Model& model, const std::string& cache_dtype) {
   if (cache_dtype != "fp8_flashmla") return kv_elements(model) * element_bytes(cache_dtype, "--cache-dtype");
   if (!model.is_mla())
     refuse(model.file, "kv_lora_rank", "expected MLA, whose latent cache fp8_flashmla is a layout of");
-  return model.kv_lora_rank + 4 * ((model.kv_lora_rank + 127) / 128) + 2 * model.qk_rope_head_dim;
+  return LatentRow{DType::fp8, model.kv_lora_rank, model.qk_rope_head_dim}.bytes();
 }
 
 Account account(const Model& model, const AccountOptions& options) {

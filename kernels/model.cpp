@@ -209,7 +209,7 @@ void Reader::rope() {
     if (r.type == "yarn") {
       r.beta_fast = rope.number({"beta_fast"}, 1e-3, 1e6, r.beta_fast);
       r.beta_slow = rope.number({"beta_slow"}, 1e-3, 1e6, r.beta_slow);
-      if (r.beta_fast <= r.beta_slow) rope.refuse("beta_fast", "expected a number above beta_slow");
+      if (r.beta_fast < r.beta_slow) rope.refuse("beta_fast", "expected beta_slow or more");
       r.mscale = rope.number({"mscale"}, 0, 1e3, r.mscale);
       r.mscale_all_dim = rope.number({"mscale_all_dim"}, 0, 1e3, r.mscale_all_dim);
       r.attention_factor = rope.number({"attention_factor"}, 1e-3, 1e3, r.attention_factor);

@@ -87,6 +87,7 @@ TEST(Account, PublishedParameterCountsOfModelsThatAreNotBundled) {
                                      {"first_k_dense_replace", 1},
                                      {"vocab_size", 163840},
                                      {"routed_scaling_factor", 2.827}});
+  kimi["rope_scaling"]["beta_fast"] = 1;  // as beta_slow
   EXPECT_EQ(total_parameters(parse(kimi)), 1026408232448);
 
   const json gpt_oss = {{"model_type", "gpt_oss"},  {"hidden_act", "silu"},         {"hidden_size", 2880},
@@ -157,6 +158,7 @@ TEST(Account, CacheDtypes) {
   const Model v3 = load_model("DeepSeek-V3");
   EXPECT_EQ(kv_bytes(v3, "fp8_flashmla"), 656);
   EXPECT_EQ(account(v3, {.cache_dtype = "fp8_flashmla"}).kv_bytes_per_token, 40016);
+  EXPECT_EQ(kv_bytes(load_model("tiny-mla-moe"), "fp8_flashmla"), 40 + 4 + 12);  // 37 latents, padded to the scale
   EXPECT_THROW(account_of("Llama-3.1-8B", {.cache_dtype = "fp8_flashmla"}), Error);
 }
 

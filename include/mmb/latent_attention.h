@@ -5,7 +5,8 @@
 // Shapes  q [N, H, R + D] f32: latent part, rope part · c [B, capacity] rows of LatentRow · o [N, H, R] f32
 // Algos   flash · integer (int8 caches alone, where the CPU has dots of bytes): q and the weights are rounded to 8 bits for them
 // Cost    flops = 2*H*(2R + D)*(pairs of a new token and a token it sees), integer's of int8 both;  exps = H*pairs;
-//         bytes = cached tokens*row + 4*N*H*(2R + D);  row = (R + D)*size(cache); fp8 R + 4*ceil(R/128) + 2D; int8 R + D + 8
+//         bytes = cached tokens*row + 4*N*H*(2R + D);  row = (R + D)*size(cache); fp8 R + 4*ceil(R/128) + 2D, int8 R + D + 8,
+//         and what LatentRow pads
 // Bound   about 2*H FLOP per cache element: 242 FLOP/B at H = 128 in bf16 (compute), 30 at H = 16
 // Traps   the scale comes from qk_nope_head_dim + qk_rope_head_dim (192), not from R + D (576): the caller gives it
 // Source  DeepSeek-V2, arXiv:2405.04434, section 2.1 and appendix C; the fp8 row: FlashMLA's (github.com/deepseek-ai/FlashMLA)

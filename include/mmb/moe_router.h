@@ -6,7 +6,7 @@
 //   topk_weights[n,:] = routed_scaling_factor * s of those (/ their sum with norm_topk_prob): without the bias
 // Shapes  x [N, H] f32 · gate [E, H] f32 whatever the row's type, packed (tensor.h) · bias [E] f32 or null ·
 //         scores s [N, E] f32 · topk_indices [N, K] int32 · topk_weights [N, K] f32
-// Cost    flops = 2*N*H*E;  bytes = 4*(E*H + E) + 4*N*(H + E + 2*K)
+// Cost    flops = 2*N*H*E;  bytes = 4*(E*H + E) + 4*N*(H + E + 2*K), softmax's without the bias
 // Bound   memory for a few tokens: the f32 gate is 7.3 MB for DeepSeek-V3
 // Traps   masking with 0 instead of -inf lets experts of masked groups in once biased scores are negative
 // Source  DeepSeek-V3 inference/model.py (Gate), DeepSeek-V2 modeling_deepseek.py (MoEGate); Mixtral and Qwen3-MoE are

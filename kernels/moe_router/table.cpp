@@ -38,7 +38,7 @@ Cost MoeRouter::cost(const Shape& shape, DType, std::string_view) {
   const auto N = static_cast<double>(shape.tokens), H = static_cast<double>(shape.hidden_size),
              E = static_cast<double>(shape.n_routed_experts), K = static_cast<double>(shape.num_experts_per_tok);
   return {.flops = 2 * N * H * E,
-          .weight_bytes = 4 * (E * H + E),
+          .weight_bytes = 4 * (E * H + (shape.scoring == Scoring::sigmoid ? E : 0)),
           .activation_bytes = 4 * N * (H + E + 2 * K),
           .exps = N * E};
 }
