@@ -111,6 +111,11 @@ TEST(MoeRouter, MaskedGroupsStayOutWhenBiasedScoresAreNegative) {
 
 TEST(MoeRouter, TiesGoToTheLowestIndex) {
   with_each_kernel([&](const auto& kernel) {
+    for (auto scoring : {kSoftmax, kSigmoid})
+      for (int i = 0; i < 64; ++i) {
+        const std::vector<float> alike(5, static_cast<float>(-6 + 0.1 * uniform(1, static_cast<uint64_t>(i))));
+        EXPECT_EQ(route(kernel, {1, 5, 5, 2, 1, 1, scoring, kMaximum, true, 1}, alike).indices, (Indices{0, 1})) << i;
+      }
     for (int64_t E : {2, 5, 16, 17, 40, 100}) {
       const int64_t K = std::min<int64_t>(E, 6);
       std::vector<float> logits(E, 1);

@@ -1,6 +1,7 @@
 #include "mmb/moe_router.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "../reference.h"
@@ -24,8 +25,10 @@ std::vector<Eigen::Index> largest(Vector<double> values, int64_t count) {
 }
 
 Vector<double> scores_of(const Vector<double>& logits, MoeRouter::Scoring scoring) {
-  if (scoring == MoeRouter::Scoring::sigmoid) return (1 + (-logits.array()).exp()).inverse();
-  const Vector<double> e = (logits.array() - logits.maxCoeff()).exp();
+  // Of equal logits equal ones: Eigen's own exp may give the last of an odd number other bits.
+  const auto exp = [](double x) { return std::exp(x); };
+  if (scoring == MoeRouter::Scoring::sigmoid) return (1 + (-logits).unaryExpr(exp).array()).inverse();
+  const Vector<double> e = (logits.array() - logits.maxCoeff()).unaryExpr(exp);
   return e / e.sum();
 }
 
