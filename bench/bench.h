@@ -99,7 +99,7 @@ class Suite {
   std::vector<T> choose(const std::vector<T>& selected, const ByProfile<T>& values) const {
     if (!selected.empty()) return selected;
     if (selection_.profile == Profile::smoke) return values.smoke;
-    if (selection_.profile == Profile::model) return values.model;
+    if (selection_.profile == Profile::model && (selection_.row.empty() || !values.model.empty())) return values.model;
     // What a name does not say (into how many lengths a batch is cut) is any that there is.
     return selection_.profile == Profile::full || !selection_.row.empty() ? values.full : values.quick;
   }

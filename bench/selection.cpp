@@ -10,7 +10,6 @@
 namespace mmb {
 namespace {
 
-constexpr int64_t kMost = int64_t{1} << 30;  // of a count: products of a few still fit 64 bits
 constexpr size_t kMostValues = 4096;
 
 std::vector<std::string> split(const std::string& text, char separator) {
@@ -30,13 +29,13 @@ bool to_integer(std::string_view text, int64_t& value) {
   return error == std::errc() && end == text.data() + text.size();
 }
 
-bool to_count(std::string text, int64_t least, int64_t& value) {
+bool to_count(std::string text, int64_t least, int64_t most, int64_t& value) {
   int64_t unit = 1;
   if (!text.empty() && (text.back() == 'k' || text.back() == 'K')) {
     unit = 1024;
     text.pop_back();
   }
-  if (!to_integer(text, value) || value < 0 || value > kMost / unit) return false;
+  if (!to_integer(text, value) || value < 0 || value > most / unit) return false;
   value *= unit;
   return value >= least;
 }
@@ -134,7 +133,7 @@ std::vector<Impl> parse_impls(const std::string& text) {
 }
 
 std::vector<Threads> parse_threads(const std::string& text) {
-  return parse_list<Threads>("--threads", text, "1, all or both", [](const std::string& word, Threads& value) {
+  return parse_list<Threads>("--threads", text, "1, all or 1,all", [](const std::string& word, Threads& value) {
     value = word == "1" ? Threads::one : Threads::all;
     return word == "1" || word == "all";
   });
@@ -148,23 +147,23 @@ std::regex parse_regex(const std::string& flag, const std::string& text) {
   }
 }
 
-std::vector<int64_t> parse_counts(const std::string& flag, const std::string& text, int64_t least) {
+std::vector<int64_t> parse_counts(const std::string& flag, const std::string& text, int64_t least, int64_t most) {
   std::vector<int64_t> values;
   for (const std::string& item : split(text, ',')) {
     const auto fail = [&] {
-      return Error(flag + ": expected whole numbers from " + std::to_string(least) + " to " + std::to_string(kMost) +
+      return Error(flag + ": expected whole numbers from " + std::to_string(least) + " to " + std::to_string(most) +
                    ", as 1,2,4 or 1..8 or 1k..16k*2 (" + std::to_string(kMostValues) + " at most), got '" + item + "'");
     };
     const size_t dots = item.find(".."), star = item.find('*');
     int64_t first = 0, last = 0, factor = 0;
-    if (!to_count(item.substr(0, dots), least, first)) throw fail();
+    if (!to_count(item.substr(0, dots), least, most, first)) throw fail();
     if (dots == std::string::npos) {
       last = first;
     } else {
-      if (!to_count(item.substr(dots + 2, star == std::string::npos ? star : star - dots - 2), least, last))
+      if (!to_count(item.substr(dots + 2, star == std::string::npos ? star : star - dots - 2), least, most, last))
         throw fail();
       if (star != std::string::npos &&
-          (!to_integer(item.substr(star + 1), factor) || factor < 2 || factor > kMost || first == 0))
+          (!to_integer(item.substr(star + 1), factor) || factor < 2 || factor > kMostCount || first == 0))
         throw fail();
       if (last < first) throw fail();
     }
@@ -276,14 +275,15 @@ void select_row(Selection& selection, const std::string& name) {
     const std::string key = parts[i].substr(0, colon), value = parts[i].substr(colon + 1);
     const auto longest = [&] { return value.substr(value.find("..") == std::string::npos ? 0 : value.find("..") + 2); };
     if (key == "threads") selection.threads = parse_threads(value);
-    if (key == "batch" || key == "tokens") selection.batches = parse_counts("--row: " + key, value, 1);
+    if (key == "batch" || key == "tokens") selection.batches = parse_counts("--row: " + key, value, 1, kMostTokens);
     if (key == "ctx" || key == "past") selection.contexts = parse_counts("--row: " + key, longest(), 0);
     if (key == "routing") select_routing(selection, value);
     if (key == "overlap") selection.overlaps = parse_numbers("--row: " + key, value, 1);
     if (key == "cache") selection.caches = parse_caches("--row: " + key, value);
-    if (key == "q") selection.new_tokens = parse_counts("--row: " + key, value, 1);
-    if (key == "in_features" || key == "out_features" || key == "hidden_size" || key == "heads" || key == "dims")
-      selection.sizes[key] = parse_counts("--row: " + key, value, 1).front();
+    if (key == "q") selection.new_tokens = parse_counts("--row: " + key, value, 1, kMostTokens);
+    constexpr std::string_view kSizes[] = {"in_features", "out_features", "hidden_size", "heads",  "dims",
+                                           "layers",      "working_set",  "elements",    "passes", "intermediate_size"};
+    if (std::ranges::count(kSizes, key) > 0) selection.sizes[key] = parse_counts("--row: " + key, value, 1).front();
   }
 }
 

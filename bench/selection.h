@@ -45,7 +45,11 @@ std::vector<Impl> parse_impls(const std::string& text);
 std::vector<Threads> parse_threads(const std::string& text);
 std::regex parse_regex(const std::string& flag, const std::string& text);
 // "1,2,4", "1..8" (each), "1k..16k*2" (geometric); k is 1024. In order of appearance, without repeats.
-std::vector<int64_t> parse_counts(const std::string& flag, const std::string& text, int64_t least);
+inline constexpr int64_t kMostCount = int64_t{1} << 30;  // products of a few still fit 64 bits
+inline constexpr int64_t kMostRepetitions = 1000;
+inline constexpr int64_t kMostTokens = 1 << 17;  // of a step: each is drawn experts
+std::vector<int64_t> parse_counts(const std::string& flag, const std::string& text, int64_t least,
+                                  int64_t most = kMostCount);
 // "0,0.38": numbers from 0 to `most`.
 std::vector<double> parse_numbers(const std::string& flag, const std::string& text, double most);
 // Files of different stems, which rows can carry.

@@ -214,7 +214,8 @@ void print_prefill(const Rows& rows, const Model& model, std::ostream& out) {
     if (r->name.model != model.name || r->name.algo != "absorbed" || !past || !new_tokens) continue;
     const auto expanded = rows.time("mla_prefill", "expanded", model.name, r->name.key);
     const auto absorbed = rows.time("mla_prefill", "absorbed", model.name, r->name.key);
-    if (expanded) by_past[*past].push_back({*new_tokens, gain(*absorbed, *expanded)});
+    if (expanded && expanded->usual && absorbed->usual)
+      by_past[*past].push_back({*new_tokens, gain(*absorbed, *expanded)});
   }
   if (by_past.empty()) return;
   out << "New tokens on cached ones: absorb, or expand the latents?\n";
@@ -231,7 +232,9 @@ void print_prefill(const Rows& rows, const Model& model, std::ostream& out) {
       out << "absorbed is faster up to " << std::prev(crossing)->first << " new, expanded from " << crossing->first
           << " on";
     const double flops = absorbed_crossover(model, past);
-    out << (past == 0 ? " (by FLOPs: expanded always)" : text(" (by FLOPs: from %.0f on)", flops));
+    out << (std::isinf(flops) ? " (by FLOPs: absorbed always)"
+            : past == 0       ? " (by FLOPs: expanded always)"
+                              : text(" (by FLOPs: from %.0f on)", flops));
     out << "; at " << points.back().first << " new tokens expanded is " << words(points.back().second) << ".\n";
   }
 }
@@ -243,6 +246,8 @@ struct Experts {
   Timing moe;
   std::optional<Timing> active, total;
   std::vector<const Result*> skewed;  // the same batch under other routings
+
+  bool comparable() const { return active && active->usual && moe.usual; }
 };
 
 std::vector<Experts> experts(const Rows& rows, const std::string& model) {
@@ -254,7 +259,7 @@ std::vector<Experts> experts(const Rows& rows, const std::string& model) {
     std::vector<const Result*> skewed;
     for (const Result* other : rows.of("moe_experts"))
       if (*tokens > 1 && other != r && other->name.algo == r->name.algo && other->name.model == model &&
-          key_value(other->name.key, "tokens") == tokens)
+          key_value(other->name.key, "tokens") == tokens && rows.timing(*r).usual && rows.timing(*other).usual)
         skewed.push_back(other);
     all.push_back({*tokens, r->counters.at("experts_touched"), rows.timing(*r),
                    rows.time("dense_ffn", "", model + "~dense_active", key),
@@ -411,7 +416,7 @@ void print_sentence(const Rows& rows, const Model& model, const std::vector<Deco
   const Experts *one = nullptr, *worst = nullptr, *again = nullptr;
   const int64_t dense_again = dense.dense_again();
   for (const Experts& b : batches) {
-    if (!b.active) continue;
+    if (!b.comparable()) continue;
     if (b.tokens == 1) one = &b;
     if (b.tokens > 1 && (!worst || dense.measured(b) > dense.measured(*worst))) worst = &b;
     if (b.tokens >= dense_again) again = &b;
@@ -443,7 +448,7 @@ void print_sentence(const Rows& rows, const Model& model, const std::vector<Deco
   const double unit = static_cast<double>(model.head_dim + model.v_head_dim) / kHead;
   std::vector<std::pair<double, double>> measured, ideal;
   const auto point = [&](int64_t heads, const std::optional<Timing>& t) {
-    if (!t) return;
+    if (!t || !t->usual || !d.absorbed->usual) return;
     measured.push_back({static_cast<double>(heads) * unit, t->measured});
     ideal.push_back({static_cast<double>(heads) * unit, t->ideal});
   };
@@ -523,7 +528,7 @@ std::map<std::string, std::string> dense_equivalents(const Suite& suite, std::sp
       for (std::string* curve : {&ideal, &measured}) *curve += (curve->empty() ? "" : "; ") + name + ":";
       for (int64_t batch : DenseEquivalent::curve_batches()) add(ideal, batch, dense.ideal(batch));
       for (const Experts& b : experts(rows, name))
-        if (b.active) add(measured, b.tokens, dense.measured(b));
+        if (b.comparable()) add(measured, b.tokens, dense.measured(b));
     } catch (const Error&) {  // as above
     }
   }

@@ -14,7 +14,7 @@ std::vector<Model> rivals_in_ffn(const Model& model);
 void skip_too_large(Suite& suite, const std::string& op, const Model& model, const std::string& key, DType dtype,
                     double bytes);
 
-// `shape_of(layers)` with all of the model's layers, or as many as the arena holds in each type.
+// `shape_of(layers)` with all of the model's layers, or as many as the arena holds in each type; or with as many as --row says.
 template <class Op, auto Reference, class ShapeOf>
 void add_whole_model(Suite& suite, const Model& model, const ShapeOf& shape_of) {
   for (DType dtype : suite.selection().dtypes) {
@@ -27,8 +27,9 @@ void add_whole_model(Suite& suite, const Model& model, const ShapeOf& shape_of) 
                      DecodeStep::resident_bytes(shape_of(1), dtype));
       continue;
     }
-    int64_t layers = 1;
-    for (int64_t most = model.need(&Model::num_hidden_layers); layers < most;) {
+    const int64_t named = suite.size("layers", 0);
+    int64_t layers = named ? named : 1;
+    for (int64_t most = named ? named : model.need(&Model::num_hidden_layers); layers < most;) {
       const int64_t middle = (layers + most + 1) / 2;
       if (fits(middle))
         layers = middle;

@@ -6,6 +6,7 @@
 #include "model_verdict.h"
 #include "pace.h"
 #include "reporter.h"
+#include "verdict.h"
 
 #include <gtest/gtest.h>
 
@@ -205,20 +206,20 @@ TEST(Flags, WordsThatAreNotKnownAreRefused) {
 }
 
 TEST(Rows, ARowIsFoundByItsNameWhateverTheProfile) {
-  for (Profile profile : {Profile::smoke, Profile::quick, Profile::full}) {
+  for (Profile profile : {Profile::smoke, Profile::quick, Profile::full, Profile::model}) {
     Selection selection;
     selection.profile = profile;
     selection.impls = {levels().front()};
     selection.memory = int64_t{32} << 20;
+    if (profile == Profile::model) selection.models = {"tiny-mla-moe"};
     if (profile == Profile::smoke) selection.caches = {DType::bf16, DType::fp8, DType::int8};
     Suite all(selection);
     all.add_rows();
     ASSERT_FALSE(all.rows().empty());
     for (size_t i = 0; i < all.rows().size(); i += 1 + all.rows().size() / 8) {
       const std::string name = all.rows()[i].name.text();
-      if (all.rows()[i].name.model == "none" && profile == Profile::smoke)
-        continue;  // sizes of the ruler in smoke alone
       Selection of_one;
+      if (profile == Profile::model) of_one.profile = profile;  // of its memory: how many layers
       of_one.memory = selection.memory;
       select_row(of_one, name);
       Suite one(std::move(of_one));
@@ -539,6 +540,41 @@ TEST(Pace, IsARowsPeakOverTheMiddleOfItsKind) {
   EXPECT_DOUBLE_EQ(Pace(rows).beside(wrong), 1);
   print_pace(rows, nothing);
   EXPECT_EQ(nothing.str(), "");
+}
+
+// Whatever sentence it is, and the curve of the file.
+TEST(Verdict, RowsAtAnotherPaceAreComparedWithNone) {
+  Selection selection;
+  selection.profile = Profile::smoke;
+  selection.ops = {"moe_experts"};
+  selection.memory = int64_t{32} << 20;
+  Suite suite(selection);
+  suite.add_rows();
+  const auto said = [&](double pace) {
+    const auto row = [&](const char* op, const char* algo, const std::string& model, const char* key, double gbs) {
+      Result result;
+      result.name = {op, algo, "bf16", name(suite.level()), model, key, "all"};
+      result.seconds = 0.01;
+      result.counters = {{"bound", 1},       {"roof", 0.9}, {"cold", 1},   {"peak_gbs", gbs},
+                         {"peak_gflops", 1}, {"gbs", gbs},  {"gflops", 1}, {"experts_touched", 5}};
+      return result;
+    };
+    const std::string model = "tiny-mla-moe";
+    const std::vector<Result> rows{row("fma_peak", "fma_f32", "none", "elements:1/steps:1", 20),
+                                   row("stream_read", "streams", "none", "working_set:1/passes:1", 20),
+                                   row("mla_prefill", "absorbed", model, "batch:1/q:17/past:33", 20),
+                                   row("mla_prefill", "expanded", model, "batch:1/q:17/past:33", 20 * pace),
+                                   row("moe_experts", "grouped", model, "tokens:5/routing:uniform", 20),
+                                   row("moe_experts", "grouped", model, "tokens:5/routing:zipf1", 20 * pace),
+                                   row("dense_ffn", "panels", model + "~dense_active", "tokens:5/x:1", 20 * pace)};
+    std::ostringstream out;
+    print_verdict(suite, rows, {}, out);
+    return out.str() + dense_equivalents(suite, rows).at("mmb.dense_equivalent_parameters_measured");
+  };
+  for (const char* words : {"On 33 cached", "routing:zipf1:", "than dense of equal active", "tiny-mla-moe: 5 "}) {
+    EXPECT_NE(said(1).find(words), std::string::npos) << said(1);
+    EXPECT_EQ(said(0.5).find(words), std::string::npos) << said(0.5);
+  }
 }
 
 TEST(WholeModel, LayersThatWereNotRunCount) {
