@@ -101,6 +101,9 @@ Verification detail::compare_outputs(const std::vector<Output>& actual, const st
 
 Suite::Suite(Selection selection)
     : selection_(std::move(selection)), memory_(memory_budget(selection_)), all_threads_(default_threads()) {
+  // Teams are as large as rows say, whatever OMP_DYNAMIC and OMP_MAX_ACTIVE_LEVELS would have.
+  omp_set_dynamic(0);
+  omp_set_max_active_levels(1);
   // Cold: before a byte is read again, the caches have seen several times their size. An eighth of the budget is left to
   // activations and scratch memory.
   const int64_t caches = last_level_cache_bytes();

@@ -321,9 +321,13 @@ int64_t available_memory_bytes() {
 }
 
 int default_threads() {
-  if (!environment("OMP_NUM_THREADS").empty()) return omp_get_max_threads();
-  const int64_t cores = allowed_cores(), quota = least_in_groups("cpu", cpu_quota);
-  return static_cast<int>(quota < 1 ? cores : std::min(cores, quota));
+  const int64_t cores = allowed_cores(), quota = least_in_groups("cpu", cpu_quota), limit = omp_get_thread_limit(),
+                most = std::max<int64_t>(64, 16 * cores);
+  const int64_t asked =
+      environment("OMP_NUM_THREADS").empty() ? quota < 1 ? cores : std::min(cores, quota) : omp_get_max_threads();
+  if (asked > most)
+    throw Error("OMP_NUM_THREADS: expected at most " + std::to_string(most) + " threads, got " + std::to_string(asked));
+  return static_cast<int>(std::min(asked, limit));
 }
 
 void unbind_thread() {

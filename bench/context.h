@@ -16,7 +16,8 @@ int64_t last_level_cache_bytes();
 // less.
 int64_t available_memory_bytes();
 // OMP_NUM_THREADS where it is set, else one for each core that this process may use, within its control group's quota:
-// two hardware threads of one core share its multipliers.
+// two hardware threads of one core share its multipliers. Within OMP_THREAD_LIMIT. Throws where threads would take longer to
+// start than to work.
 int default_threads();
 // Lets the calling thread run on all of them, though OpenMP may have bound it before main.
 void unbind_thread();

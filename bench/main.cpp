@@ -52,7 +52,7 @@ void add_selection_flags(CLI::App& command, Flags& flags) {
                      "storage of weights and caches: f32, bf16, fp8, int8, int4 (default bf16; model: bf16,int8)");
   command.add_option("--cache-dtype", flags.caches,
                      "storage of cached latents in decoding: bf16 (f32 beside f32 weights), fp8, int8 (default bf16)");
-  command.add_option("--threads", flags.threads, "1, all or both (default all, and 1 for the headline rows)");
+  command.add_option("--threads", flags.threads, "1, all or 1,all (default all, and 1 for the headline rows)");
   command.add_option(
       "--impl", flags.impls,
       "instruction-set levels, reference, or peers: other libraries beside the fastest (default the fastest)");
@@ -68,9 +68,9 @@ Selection selection_of(const Flags& flags) {
   selection.profile = parse_profile(flags.profile);
   if (!flags.ops.empty()) selection.ops = parse_words("--op", flags.ops);
   if (!flags.models.empty()) selection.models = parse_words("--model", flags.models);
-  if (!flags.batches.empty()) selection.batches = parse_counts("--batch", flags.batches, 1);
+  if (!flags.batches.empty()) selection.batches = parse_counts("--batch", flags.batches, 1, kMostTokens);
   if (!flags.contexts.empty()) selection.contexts = parse_counts("--context", flags.contexts, 0);
-  if (!flags.new_tokens.empty()) selection.new_tokens = parse_counts("--new-tokens", flags.new_tokens, 1);
+  if (!flags.new_tokens.empty()) selection.new_tokens = parse_counts("--new-tokens", flags.new_tokens, 1, kMostTokens);
   if (!flags.skews.empty()) selection.skews = parse_numbers("--skew", flags.skews, kMostSkew);
   if (!flags.overlaps.empty()) selection.overlaps = parse_numbers("--overlap", flags.overlaps, 1);
   if (!flags.traces.empty()) selection.traces = parse_traces(flags.traces);
@@ -87,7 +87,8 @@ Selection selection_of(const Flags& flags) {
   if (!flags.row.empty()) select_row(selection, flags.row);
   if (!flags.memory.empty()) selection.memory = parse_bytes("--memory", flags.memory);
   if (!flags.min_time.empty()) selection.min_time = parse_seconds("--min-time", flags.min_time);
-  if (!flags.repetitions.empty()) selection.repetitions = parse_integer("--repetitions", flags.repetitions, 1, 1000);
+  if (!flags.repetitions.empty())
+    selection.repetitions = parse_integer("--repetitions", flags.repetitions, 1, kMostRepetitions);
   selection.seed = static_cast<uint64_t>(parse_integer("--seed", flags.seed, 0, INT64_MAX));
   return selection;
 }
@@ -324,8 +325,8 @@ int print_account(const Flags& flags, const AccountFlags& account_flags) {
 
 // Flags for Google Benchmark itself; the rest have an equal here, or would turn our file into another.
 std::vector<std::string> take_google_flags(std::vector<std::string>& arguments) {
-  static const char* const kPassed[] = {
-      "min_time", "min_warmup_time", "repetitions", "enable_random_interleaving", "context", "perf_counters", "v"};
+  static const char* const kPassed[] = {"min_time", "min_warmup_time", "repetitions", "enable_random_interleaving",
+                                        "perf_counters"};
   std::vector<std::string> taken, left;
   for (const std::string& argument : arguments) {
     const std::string prefix = "--benchmark_";
@@ -338,6 +339,9 @@ std::vector<std::string> take_google_flags(std::vector<std::string>& arguments) 
         argument.find('=') == std::string::npos)
       throw Error(argument + ": expected --benchmark_FLAG=VALUE, FLAG any of " + joined(kPassed, ", ") +
                   "; rows are chosen by --filter");
+    const std::string value = argument.substr(argument.find('=') + 1);
+    if (flag.ends_with("time")) parse_seconds(prefix + flag, value);
+    if (flag == "repetitions") parse_integer(prefix + flag, value, 1, kMostRepetitions);
     taken.push_back(argument);
   }
   arguments = left;
@@ -345,9 +349,18 @@ std::vector<std::string> take_google_flags(std::vector<std::string>& arguments) 
 }
 
 void initialize_google(const std::vector<std::string>& flags) {
-  // Its filter may stand in the environment.
-  std::vector<char*> argv = {const_cast<char*>("bench_mla"), const_cast<char*>("--benchmark_filter=all")};
-  for (const std::string& flag : flags) argv.push_back(const_cast<char*>(flag.c_str()));
+  // All of these may stand in the environment, as BENCHMARK_FILTER, and would have other rows, files or no rows at all.
+  std::vector<std::string> all = {"--benchmark_filter=all",
+                                  "--benchmark_list_tests=false",
+                                  "--benchmark_format=console",
+                                  "--benchmark_out_format=json",
+                                  "--benchmark_out=",
+                                  "--benchmark_report_aggregates_only=false",
+                                  "--benchmark_display_aggregates_only=false",
+                                  "--benchmark_enable_random_interleaving=false"};
+  all.insert(all.end(), flags.begin(), flags.end());
+  std::vector<char*> argv = {const_cast<char*>("bench_mla")};
+  for (const std::string& flag : all) argv.push_back(const_cast<char*>(flag.c_str()));
   int argc = static_cast<int>(argv.size());
   benchmark::Initialize(&argc, argv.data());
   if (argc > 1) throw Error(std::string(argv[1]) + ": expected a value that Google Benchmark takes");

@@ -190,6 +190,25 @@ class BenchMla(unittest.TestCase):
         self.assertEqual(outcome.returncode, 0, outcome.stderr)
         self.assertEqual({row["repetitions"] for row in load(file)["benchmarks"]}, {2})
 
+    def test_the_environment_of_google_benchmark_changes_nothing(self):
+        file, out = self.path("environment.json"), self.path("google_out.json")
+        for variable, value in {"LIST_TESTS": "true", "FORMAT": "nonsense", "REPORT_AGGREGATES_ONLY": "true", "OUT": out}.items():
+            outcome = run("run", "--profile", "smoke", "--op", "rms_norm", "--repetitions", "2", "--out", file,
+                          env={**os.environ, "BENCHMARK_" + variable: value})
+            self.assertEqual(outcome.returncode, 0, outcome.stderr)
+            self.assertEqual({row["repetitions"] for row in load(file)["benchmarks"]}, {2})
+            os.remove(file)
+        self.assertFalse(os.path.exists(out))
+
+    def test_threads_are_as_many_as_openmp_gives_and_not_any_number(self):
+        file = self.path("limited.json")
+        arguments = ["run", "--profile", "smoke", "--op", "rms_norm", "--out", file]
+        self.assertEqual(run(*arguments, env={**os.environ, "OMP_THREAD_LIMIT": "1"}).returncode, 0)
+        self.assertEqual(load(file)["context"]["mmb.threads_all"], "1")
+        outcome = run(*arguments, env={**os.environ, "OMP_NUM_THREADS": "100000"})
+        self.assertEqual(outcome.returncode, 2)
+        self.assertRegex(outcome.stderr, "OMP_NUM_THREADS: expected at most \\d+ threads, got 100000")
+
     def test_bad_input_is_one_sentence_and_status_2(self):
         for arguments in (
             ["frobnicate"],
@@ -229,6 +248,10 @@ class BenchMla(unittest.TestCase):
             ["run", "--profile", "smoke", "--out", "/proc/no/such.json"],
             ["run", "--benchmark_out=x.json"],
             ["run", "--benchmark_nonsense=1"],
+            ["run", "--benchmark_min_time=nan"],
+            ["run", "--benchmark_repetitions=0"],
+            ["list", "--batch", "1g"],
+            ["list", "--new-tokens", "1000k"],
             ["run", "--benchmark_filter"],
             ["run", "--benchmark_filter=linear"],
             ["list", "--benchmark_repetitions=2"],
