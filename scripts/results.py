@@ -46,6 +46,7 @@ def spare(read, written):
         if path.resolve() in kept:
             raise Unusable(f"--out: {path}: expected a file that is none of the results")
 
+
 @contextlib.contextmanager
 def standard_output():
     """What is printed meanwhile has arrived at the end, unless its reader left early, as a pager may be left. Letters
@@ -116,7 +117,6 @@ class Row:
 
     def number(self, key):
         """The number behind a key, or None: not there, or a range as of uneven contexts."""
-
         return whole_number(self.keys.get(key, ""))
 
 
