@@ -266,8 +266,12 @@ void select_row(Selection& selection, const std::string& name) {
   if (parts.size() < 7) throw error;
   selection.row = name;
   selection.ops = {parts[0]};
-  selection.dtypes = parse_dtypes(parts[2]);
-  selection.impls = parse_impls(parts[3]);
+  try {
+    selection.dtypes = parse_dtypes(parts[2]);
+    selection.impls = parse_impls(parts[3]);
+  } catch (const Error&) {
+    throw error;
+  }
   if (selection.models.empty() && parts[4] != "none") selection.models = {parts[4]};
   for (size_t i = 5; i < parts.size(); ++i) {
     const size_t colon = parts[i].find(':');

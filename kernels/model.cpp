@@ -426,7 +426,9 @@ Model load_model(const std::string& spec) {
   if (!is_path && !std::filesystem::exists(path)) {
     std::string list;
     for (const std::string& name : bundled_models()) list += (list.empty() ? "" : ", ") + name;
-    refuse(base, "model", "expected the path of a config.json or one of " + list);
+    refuse(base, "model",
+           "expected the path of a config.json or one of " +
+               (list.empty() ? "those in a folder that has none, " + models_folder() : list));
   }
   Model model = parse_model(read_file(path), path.string());
   for (size_t begin = tilde; begin < spec.size();) {

@@ -18,7 +18,7 @@ constexpr int64_t kReserved = int64_t{16} << 30;
 char* reserve() {
   void* base = mmap(nullptr, kReserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) {
-    std::perror("mmb: cannot reserve address space for scratch memory");
+    std::perror("mmb: cannot reserve 16 GiB of address space for scratch memory (ulimit -v)");
     std::exit(2);
   }
   madvise(base, kReserved, MADV_HUGEPAGE);
