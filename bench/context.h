@@ -19,7 +19,7 @@ int64_t available_memory_bytes();
 // two hardware threads of one core share its multipliers. Within OMP_THREAD_LIMIT. Throws where threads would take longer to
 // start than to work.
 int default_threads();
-// Lets the calling thread run on all of them, though OpenMP may have bound it before main.
+// Lets the calling thread run on all CPUs that this process may use, though OpenMP may have bound it before main.
 void unbind_thread();
 
 // What the program itself knows of its run.

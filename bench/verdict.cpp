@@ -92,13 +92,12 @@ class Rows {
     return all;
   }
 
-  // A measured peak: the largest `counter` of the rows of `op`, of instructions that help with the run's type.
-  std::optional<double> peak(const std::string& op, const std::string& counter) const {
+  // A peak, a second: the largest beside a model's experts, in FLOPs of the instructions that its type is multiplied with.
+  double peak(const std::string& model, const std::string& counter) const {
     double best = 0;
-    for (const Result* r : of(op))
-      if (r->name.algo != "tile_int8" && (r->name.algo != "tile_bf16" || dtype() == mmb::name(DType::bf16)))
-        best = std::max(best, r->counters.at(counter));
-    return best > 0 ? std::optional(best * kGiga) : std::nullopt;
+    for (const Result* r : of("moe_experts"))
+      if (r->name.model == model) best = std::max(best, r->counters.at(counter));
+    return best * kGiga;
   }
 
  private:
@@ -297,7 +296,7 @@ void print_experts(const Rows& rows, const Model& model, const std::vector<Exper
 // the larger of their bytes' time and of B tokens' arithmetic.
 class DenseEquivalent {
  public:
-  DenseEquivalent(const Model& model, DType weights, double flops_per_second, double bytes_per_second)
+  DenseEquivalent(const Model& model, const Rows& rows)
       : layers_(static_cast<double>(model.moe_layers())),
         expert_(3.0 * static_cast<double>(model.hidden_size) * static_cast<double>(model.moe_intermediate_size)),
         shared_(3.0 * static_cast<double>(model.hidden_size) *
@@ -305,8 +304,8 @@ class DenseEquivalent {
         rest_(static_cast<double>(active_parameters(model) - routed_active_parameters(model)) - layers_ * shared_),
         experts_(model.n_routed_experts),
         top_k_(model.num_experts_per_tok),
-        flops_(flops_per_second),
-        parameters_(bytes_per_second * 8 / static_cast<double>(bits_of(weights))) {}
+        flops_(rows.peak(model.name, "peak_gflops")),
+        parameters_(rows.peak(model.name, "peak_gbs") * 8 / static_cast<double>(bits_of(rows.weights()))) {}
 
   // Parameters, in 1e9.
   double ideal(int64_t batch) const {
@@ -409,9 +408,8 @@ void print_peers(std::span<const Result> results, std::ostream& out) {
 
 void print_sentence(const Rows& rows, const Model& model, const std::vector<Decode>& decodes,
                     const std::vector<Experts>& batches, std::ostream& out) {
-  const auto flops = rows.peak("fma_peak", "gflops"), bytes = rows.peak("stream_read", "gbs");
-  if (!flops || !bytes || decodes.empty()) return;
-  const DenseEquivalent dense(model, rows.weights(), *flops, *bytes);
+  if (batches.empty() || decodes.empty()) return;
+  const DenseEquivalent dense(model, rows);
 
   const Experts *one = nullptr, *worst = nullptr, *again = nullptr;
   const int64_t dense_again = dense.dense_again();
@@ -516,15 +514,13 @@ std::map<std::string, std::string> dense_equivalents(const Suite& suite, std::sp
   const Rows rows(results, suite.level());
   std::set<std::string> names;
   for (const Result* r : rows.of("moe_experts")) names.insert(r->name.model);
-  const auto flops = rows.peak("fma_peak", "gflops"), bytes = rows.peak("stream_read", "gbs");
   std::string ideal, measured;
   const auto add = [](std::string& curve, int64_t batch, double billions) {
     curve += text(" %lld %.5g", static_cast<long long>(batch), 1e9 * billions);
   };
   for (const std::string& name : names) {
-    if (!flops || !bytes) break;
     try {
-      const DenseEquivalent dense(suite.model(name), rows.weights(), *flops, *bytes);
+      const DenseEquivalent dense(suite.model(name), rows);
       for (std::string* curve : {&ideal, &measured}) *curve += (curve->empty() ? "" : "; ") + name + ":";
       for (int64_t batch : DenseEquivalent::curve_batches()) add(ideal, batch, dense.ideal(batch));
       for (const Experts& b : experts(rows, name))
