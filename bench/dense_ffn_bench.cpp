@@ -14,14 +14,16 @@ void register_dense_ffn(Suite& suite) {
       [&](const Model& model) {
         const auto tokens =
             suite.batches({.smoke = {1, 5}, .quick = {1, 8, 32}, .full = {1, 2, 4, 8, 16, 32, 64, 128}});
+        if (const int64_t width = suite.size("intermediate_size", 0)) {  // maybe of a first layer, which has no experts
+          for (int64_t n : tokens)
+            suite.add<DenseFfn, reference::dense_ffn<double>>(model, {n, model.need(&Model::hidden_size), width});
+          return;
+        }
         const int64_t last = model.need(&Model::num_hidden_layers) - 1;
-        const int64_t named = suite.size("intermediate_size", 0);  // maybe of the first layers, which have no experts
-        const std::vector<Model> rivals = named ? std::vector<Model>{} : rivals_in_ffn(model);
+        const std::vector<Model> rivals = rivals_in_ffn(model);
         for (const Model& dense : rivals.empty() ? std::vector{model} : rivals)
           for (int64_t n : tokens)
-            suite.add<DenseFfn, reference::dense_ffn<double>>(
-                dense,
-                named ? DenseFfn::Shape{n, dense.need(&Model::hidden_size), named} : DenseFfn::shape(dense, last, n));
+            suite.add<DenseFfn, reference::dense_ffn<double>>(dense, DenseFfn::shape(dense, last, n));
       });
 }
 

@@ -246,7 +246,7 @@ struct Experts {
   std::optional<Timing> active, total;
   std::vector<const Result*> skewed;  // the same batch under other routings
 
-  bool comparable() const { return active && active->usual && moe.usual; }
+  bool comparable(const std::optional<Timing>& other) const { return other && other->usual && moe.usual; }
 };
 
 std::vector<Experts> experts(const Rows& rows, const std::string& model) {
@@ -279,9 +279,8 @@ void print_experts(const Rows& rows, const Model& model, const std::vector<Exper
         << text("%.0f%%%s of ideal, ", 100 * b.moe.ideal / b.moe.measured, b.moe.usual ? "" : "!")
         << (b.moe.memory_bound ? "memory" : "arithmetic") << ")";
     marked = marked || !b.moe.usual;
-    const auto comparable = [&](const std::optional<Timing>& other) { return other && other->usual && b.moe.usual; };
-    if (comparable(b.active)) out << "; " << words(gain(*b.active, b.moe)) << " than dense of equal active size";
-    if (comparable(b.total)) out << "; " << words(gain(*b.total, b.moe)) << " than dense of equal total size";
+    if (b.comparable(b.active)) out << "; " << words(gain(*b.active, b.moe)) << " than dense of equal active size";
+    if (b.comparable(b.total)) out << "; " << words(gain(*b.total, b.moe)) << " than dense of equal total size";
     out << ".\n";
     const auto skewed = [&](const Result* r) {
       return r->name.key.substr(r->name.key.find('/') + 1) +
@@ -414,7 +413,7 @@ void print_sentence(const Rows& rows, const Model& model, const std::vector<Deco
   const Experts *one = nullptr, *worst = nullptr, *again = nullptr;
   const int64_t dense_again = dense.dense_again();
   for (const Experts& b : batches) {
-    if (!b.comparable()) continue;
+    if (!b.comparable(b.active)) continue;
     if (b.tokens == 1) one = &b;
     if (b.tokens > 1 && (!worst || dense.measured(b) > dense.measured(*worst))) worst = &b;
     if (b.tokens >= dense_again) again = &b;
@@ -524,7 +523,7 @@ std::map<std::string, std::string> dense_equivalents(const Suite& suite, std::sp
       for (std::string* curve : {&ideal, &measured}) *curve += (curve->empty() ? "" : "; ") + name + ":";
       for (int64_t batch : DenseEquivalent::curve_batches()) add(ideal, batch, dense.ideal(batch));
       for (const Experts& b : experts(rows, name))
-        if (b.comparable()) add(measured, b.tokens, dense.measured(b));
+        if (b.comparable(b.active)) add(measured, b.tokens, dense.measured(b));
     } catch (const Error&) {  // as above
     }
   }

@@ -612,11 +612,11 @@ def forest_of(comparison, name):
                             "diamond at 1 means that the two machines' peaks explain the difference.")
     rows = [row for row in comparison.rows if row.ratio]
     far = {row.name for row in sorted(rows, key=lambda row: -abs(math.log(row.ratio)))[:MOST_FORESTS]}
-    rows_drawn = [row for row in rows if row.name in far]
-    words = [short_name(row.name).split() for row in rows_drawn]
+    drawn = [row for row in rows if row.name in far]
+    words = [short_name(row.name).split() for row in drawn]
     shared = [word for word in words[0] if ":" in word and all(word in some for some in words)] if words[1:] else []
     figure.forest = [Forest(" ".join(word for word in some if word not in shared), row.ratio, row.low, row.high,
-                            row.floor, row.left_ratio) for row, some in zip(rows_drawn, words)]
+                            row.floor, row.left_ratio) for row, some in zip(drawn, words)]
     if shared:
         figure.notes.append(f"All rows: {', '.join(shared)}.")
     if not rows:
