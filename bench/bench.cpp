@@ -376,6 +376,7 @@ void Suite::measure_machines() {
 }
 
 Machine Suite::measure_machine(Threads threads, Impl impl) {
+  choose_far_lines(count(Threads::all), arena());
   std::unique_ptr<Ruler>& ruler = rulers_[{threads, impl}];
   if (!ruler) ruler = std::make_unique<Ruler>(count(threads), impl, arena());
   return measure(*ruler, selection_.profile == Profile::smoke ? 0.02 : 0.25);

@@ -381,6 +381,7 @@ Context run_context(const RunFacts& run, const std::vector<Machine>& machines) {
       {"mmb.cpus_allowed", std::to_string(allowed_cpus().size())},
       {"mmb.cores_allowed", std::to_string(allowed_cores())},
       {"mmb.threads_all", std::to_string(run.threads)},
+      {"mmb.prefetch_lines", std::to_string(far_lines)},
       {"mmb.cache_l1d_bytes", cache_bytes(1)},
       {"mmb.cache_l2_bytes", cache_bytes(2)},
       {"mmb.cache_l3_bytes", cache_bytes(3)},

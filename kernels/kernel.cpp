@@ -192,6 +192,8 @@ std::span<const Impl> peers() {
   return std::span(list).first(list.size() - 1);  // an array has one element at the least
 }
 
+int64_t far_lines = kFarLines;
+
 Impl best_impl() {
   Impl best = Impl::reference;
   for (Impl impl : levels())

@@ -198,6 +198,27 @@ Impl fastest_impl() {
   return fastest;
 }
 
+void choose_far_lines(int threads, Arena& arena) {
+  static const int64_t chosen = [&] {
+    const Threads on(threads);
+    struct Trial {
+      int64_t lines;
+      Probe<StreamRead> probe;
+    };
+    Trial near{kNearLines, reading_probe(threads, fastest_impl(), arena)},
+        far{kFarLines, reading_probe(threads, fastest_impl(), arena)};
+    for (int bursts = 0; bursts < 9; ++bursts) {
+      for (Trial* trial : {&far, &near}) {
+        far_lines = trial->lines;
+        trial->probe.burst();
+      }
+    }
+    // By the fastest bursts too; two steps where they are alike, for the sake of loops that do more than read.
+    return near.probe.extremes().max > 1.02 * far.probe.extremes().max ? near.lines : far.lines;
+  }();
+  far_lines = chosen;
+}
+
 Machine measure(Ruler& ruler, double seconds) {
   ruler.forget();
   const auto start = Clock::now();

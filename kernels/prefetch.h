@@ -3,6 +3,7 @@
 // time: the hardware's own prefetchers run ahead in each, and most lines are near when their turn comes.
 #pragma once
 
+#include "mmb/kernel.h"
 #include "simd.h"
 
 namespace mmb {
@@ -86,9 +87,10 @@ MMB_OP Streams<kStreams> streams(Memory memory, int64_t done) {
   return {memory.data + done / (64 * kStreams) * 64, memory.bytes / kStreams};
 }
 
-// Prefetches what is read once and in order, in two steps, from the line that is read now on.
+// Prefetches what is read once and in order from memory, from the line that is read now on.
 struct Sequence {
   const char* line;
+  int64_t far = far_lines * 64;  // bytes
 
   template <int kBytes>
   MMB_OP static constexpr int steps() {
@@ -98,7 +100,7 @@ struct Sequence {
   MMB_OP void fetch() {
     MMB_UNROLL
     for (int i = 0; i < kLines; ++i) {
-      prefetch_l2(line + (kFarLines + i) * 64);
+      prefetch_l2(line + far + i * 64);
       prefetch(line + (kNearLines + i) * 64);
     }
     line += kLines * 64;

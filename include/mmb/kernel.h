@@ -60,6 +60,11 @@ constexpr std::optional<Impl> byte_dots(Impl level) {
 }
 // This CPU has it; asked once.
 bool has_byte_dots(Impl level) noexcept;
+// Weights and caches that come from memory are prefetched far_lines ahead into L2 and kNearLines ahead into L1, counted over
+// all streams that a loop reads: in two steps, or where both are kNearLines in one. Which of the two reads faster is the
+// machine's to say (choose_far_lines, machine.h): on Intel's cores two by 4 to 10 %, on AMD's Zen 3 one by 10 to 25 %.
+inline constexpr int64_t kNearLines = 64, kFarLines = 256;
+extern int64_t far_lines;  // kFarLines until chosen
 // The widest supported level. What is fastest is measured (machine.h).
 Impl best_impl();
 

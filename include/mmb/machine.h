@@ -34,6 +34,9 @@ struct Machine {
 // what is fast on it.
 Impl fastest_impl();
 
+// Sets far_lines (kernel.h) to what the threads read the arena faster by, once in a process; before anything is timed.
+void choose_far_lines(int threads, Arena& arena);
+
 // Short bursts of arithmetic and of reading the arena, in turn, so that both see the same minute. What is timed has its own
 // ruler, with bursts before, between and after its iterations: a virtual machine's clock and bandwidth move within seconds.
 // The reference and other libraries are held against the fastest level. Throws where this CPU does not run
