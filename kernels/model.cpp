@@ -430,16 +430,13 @@ Model load_model(const std::string& spec) {
            "expected the path of a config.json or one of " +
                (list.empty() ? "those in a folder that has none, " + models_folder() : list));
   }
-  Model model = parse_model(read_file(path), path.string());
-  for (size_t begin = tilde; begin < spec.size();) {
-    const size_t end = std::min(spec.find('~', begin + 1), spec.size());
-    model = counterfactual(model, spec.substr(begin + 1, end - begin - 1));
-    begin = end;
-  }
-  return model;
+  const Model model = parse_model(read_file(path), path.string());
+  return tilde == spec.size() ? model : counterfactual(model, spec.substr(tilde + 1));
 }
 
 Model counterfactual(const Model& model, const std::string& suffix) {
+  if (const size_t last = suffix.rfind('~'); last != std::string::npos)
+    return counterfactual(counterfactual(model, suffix.substr(0, last)), suffix.substr(last + 1));
   Model m = model;
   m.name += "~" + suffix;
   if (!m.base) m.base = std::make_shared<const Model>(model);

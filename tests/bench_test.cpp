@@ -230,6 +230,19 @@ TEST(Rows, ARowIsFoundByItsNameWhateverTheProfile) {
   }
 }
 
+TEST(Rows, OfACounterfactualBesideItsModelHaveAModel) {
+  Selection selection;
+  selection.profile = Profile::full;
+  selection.ops = {"dense_ffn"};
+  selection.models = {"DeepSeek-V3", "DeepSeek-V3~gqa8"};
+  Suite suite(std::move(selection));
+  suite.add_rows();
+  std::set<std::string> names;
+  for (const Row& row : suite.rows()) names.insert(row.name.model);
+  EXPECT_TRUE(names.contains("DeepSeek-V3~gqa8~dense_active"));
+  for (const std::string& name : names) EXPECT_EQ(suite.model(name).name, name);
+}
+
 TEST(Rows, ALayersOpIsFoundBySizesThatNoProfileTimesByThemselves) {
   const auto rows = [](const std::string& op, const std::string& key) {
     const std::string name = op + "/bf16/" + mmb::name(fastest_impl()) + "/DeepSeek-V3~gqa8/" + key + "/threads:all";

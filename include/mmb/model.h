@@ -104,6 +104,7 @@ std::string models_folder();  // where they are
 //                    query path stays
 //   dense_active     in place of every MoE layer a dense FFN as wide as the experts that one token uses
 //   dense_total      ... as wide as all its experts
+// And of several one after the other: gqa8~dense_total.
 Model counterfactual(const Model& model, const std::string& suffix);
 
 }  // namespace mmb
