@@ -98,6 +98,17 @@ TEST(Machine, MeasuresEveryLevel) {
   EXPECT_EQ(omp_get_max_threads(), threads);
 }
 
+TEST(Machine, PrefetchingIsChosenOnce) {
+  Arena arena(int64_t{32} << 20);
+  EXPECT_EQ(far_lines, kFarLines);
+  choose_far_lines(1, arena);
+  const int64_t chosen = far_lines;
+  EXPECT_TRUE(chosen == kNearLines || chosen == kFarLines) << chosen;
+  far_lines = 0;
+  choose_far_lines(1, arena);
+  EXPECT_EQ(far_lines, chosen);
+}
+
 TEST(Machine, TheReferenceIsHeldAgainstTheFastestLevel) {
   Arena arena(int64_t{1} << 20);
   Ruler ruler(1, Impl::reference, arena);
