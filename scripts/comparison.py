@@ -398,6 +398,7 @@ FACTS = (
     Fact("threads_all", "threads", results.whole_number),
     Fact("openmp_proc_bind", "threads bound to cores", order("false", "close")),
     Fact("openmp_places", "OpenMP places"),
+    Fact("prefetch_lines", "lines prefetched ahead"),
     Fact("env_OMP_WAIT_POLICY", "OMP_WAIT_POLICY", order("passive", "unknown", "active")),
     Fact("governor", "frequency governor", order("powersave", "performance")),
     Fact("transparent_huge_pages", "huge pages", order("never", "madvise", "always")),
