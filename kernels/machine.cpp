@@ -1,6 +1,7 @@
 #include "mmb/machine.h"
 
 #include <omp.h>
+#include <time.h>
 
 #include <algorithm>
 #include <chrono>
@@ -13,10 +14,15 @@
 namespace mmb {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+double wall_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
+// The calling thread's own, which stand still while other work has its core.
+double own_seconds() {
+  timespec time;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
 }
 
 // One op at one shape, run again and again; collects work per second.
@@ -29,14 +35,14 @@ class Probe {
     work_ = std::is_same_v<Op, FmaPeak> ? cost.flops : cost.bytes();
   }
 
-  void burst() {
+  void burst(double (*now)() = wall_seconds) {
     problem_.next();
     // Arithmetic runs once before it counts: cores that have waited for memory need a millisecond to come to their clock under
     // vector arithmetic, which would take 8 % off a burst.
     if constexpr (std::is_same_v<Op, FmaPeak>) kernel_.run(shape_, problem_.args());
-    const auto start = Clock::now();
+    const double start = now();
     kernel_.run(shape_, problem_.args());
-    rates_.push_back(work_ / seconds_since(start));
+    rates_.push_back(work_ / (now() - start));
   }
   void forget() { rates_.clear(); }
   const char* algo() const { return kernel_.algo; }
@@ -186,8 +192,9 @@ Impl fastest_impl() {
     }
     for (int bursts = 0; bursts < 7; ++bursts)
       for (auto& level : probes)
-        for (auto& probe : level.all) probe.burst();
-    // By the fastest bursts: what else the machine does only slows them, and the choice names the rows. The wider of two that
+        for (auto& probe : level.all) probe.burst(own_seconds);
+    // By the fastest bursts: what else the machine does only slows them, and the choice names the rows. In the thread's own
+    // time: on a busy machine all bursts of one level may be interrupted, since they come in turn as timeslices do. The wider of two that
     // are alike: it needs fewer instructions beside the arithmetic.
     const auto speed = [&](size_t i) { return probes[i].bf16().extremes().max; };
     size_t best = 0;
@@ -213,16 +220,16 @@ void choose_far_lines(int threads, Arena& arena) {
         trial->probe.burst();
       }
     }
-    // By the fastest bursts too; two steps where they are alike, for the sake of loops that do more than read.
-    return near.probe.extremes().max > 1.02 * far.probe.extremes().max ? near.lines : far.lines;
+    // Two steps where they are alike, for the sake of loops that do more than read.
+    return near.probe.median() > 1.03 * far.probe.median() ? near.lines : far.lines;
   }();
   far_lines = chosen;
 }
 
 Machine measure(Ruler& ruler, double seconds) {
   ruler.forget();
-  const auto start = Clock::now();
-  for (int bursts = 0; bursts < 5 || seconds_since(start) < seconds; ++bursts) ruler.burst();
+  const double start = wall_seconds();
+  for (int bursts = 0; bursts < 5 || wall_seconds() - start < seconds; ++bursts) ruler.burst();
   return ruler.machine();
 }
 
