@@ -194,8 +194,8 @@ Impl fastest_impl() {
       for (auto& level : probes)
         for (auto& probe : level.all) probe.burst(own_seconds);
     // By the fastest bursts: what else the machine does only slows them, and the choice names the rows. In the thread's own
-    // time: on a busy machine all bursts of one level may be interrupted, since they come in turn as timeslices do. The wider of two that
-    // are alike: it needs fewer instructions beside the arithmetic.
+    // time: on a busy machine all bursts of one level may be interrupted, since they come in turn as timeslices do. The wider
+    // of two that are alike: it needs fewer instructions beside the arithmetic.
     const auto speed = [&](size_t i) { return probes[i].bf16().extremes().max; };
     size_t best = 0;
     for (size_t i = 1; i < probes.size(); ++i)

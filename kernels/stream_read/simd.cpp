@@ -1,8 +1,8 @@
 // Bound: the reads in flight that a core can have, or its load ports for a working set in L1.
 // Idea: four streams for each thread, prefetched in two steps or one (kernel.h). Emerald Rapids, 2 cores, from memory: 31.4 to
 // 32.2 GB/s, with AVX2 0 to 1 % less; in one step, 2 KiB ahead in two streams, 28.8 to 32.0, with AVX2 27.7 to 30.3, as other
-// work on the machine leaves it. Zen 3, 2 cores: 26 to 28 in two steps, 29 to 31 in one, 30 to 32 without any. Prefetches take load slots, which shows in L1 (277 of 356 GB/s): several passes over one set go
-// without, in two streams.
+// work on the machine leaves it. Zen 3, 2 cores: 26 to 28 in two steps, 29 to 31 in one, 30 to 32 without any. Prefetches take
+// load slots, which shows in L1 (277 of 356 GB/s): several passes over one set go without, in two streams.
 // Split: contiguous parts, evenly over the threads, as first touched.
 #include "mmb/stream_read.h"
 
