@@ -180,7 +180,7 @@ MMB_OP void store_tile(Vec (&acc)[MR][N], const Destination& out) {
   if (out.done) write(sums, MR, N, out);
 }
 
-// Whether tokens wait for weights in memory more than for arithmetic, and gain by two steps of prefetching (kernel.h).
+// Whether tokens wait for weights in memory more than for arithmetic, and gain by prefetching into L2 first (kernel.h).
 MMB_OP constexpr bool waits_for_memory(int tokens, DType weights) {
   return tokens <= 4 || weights == DType::f32 || kLanes < 16;
 }
@@ -427,10 +427,10 @@ MMB_OP void tile_panels(const float* packed, int64_t tokens, const Matrix& w, Sh
 
   if (fits_tall_tile(tokens, kTypeOf<T>)) {
     for (int64_t p = panels.begin; p < panels.end; p += group_at(p)) {
-      // The last lines prefetch the first ones of the next group, which short panels (a head's) consist of. Into L1 at once less
-      // far ahead than into L2: it is small.
-      const bool two_steps = waits_for_memory(static_cast<int>(tokens), kTypeOf<T>);
-      const int64_t group = group_at(p), ahead = min_of((two_steps ? far_lines : 2 * kNearLines) / group, lines);
+      // The last lines prefetch the first ones of the next group, which short panels (a head's) consist of. Into L1 at once
+      // half as far ahead as kFarLines: it is small.
+      const bool waits = waits_for_memory(static_cast<int>(tokens), kTypeOf<T>);
+      const int64_t group = group_at(p), ahead = min_of((waits ? far_lines : 2 * kNearLines) / group, lines);
       tile_of<Source::memory>(tokens, group, packed, PanelGroup<T>{base(p), stride, scales, p}, lines,
                               {place(p, ahead), lines * 64, 64, lines - ahead, place(p + group, 0)},
                               {rows(p), y_stride, w.rows - p * kPanel, false}, scratch);
