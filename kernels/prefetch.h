@@ -1,6 +1,7 @@
-// Prefetching, into L2 where nothing else is said, beside a loop's own work. Evenly: bursts stall on L1's fill buffers, of which a line holds one for as long
-// as memory takes, and what the loop itself loads from L2 waits behind it. In the order of addresses, in several places at a
-// time: the hardware's own prefetchers run ahead in each, and most lines are near when their turn comes.
+// Prefetching, into L2 where nothing else is said, beside a loop's own work. Evenly: bursts stall on L1's fill buffers, of
+// which a line holds one for as long as memory takes, and what the loop itself loads from L2 waits behind it. In the order of
+// addresses, in several places at a time: the hardware's own prefetchers run ahead in each, and most lines are near when
+// their turn comes.
 #pragma once
 
 #include "mmb/kernel.h"
@@ -21,6 +22,16 @@ MMB_OP Memory part(Memory memory, int64_t index, int64_t parts) {
   const int64_t from = memory.bytes * index / parts;
   return {memory.data + from, memory.bytes * (index + 1) / parts - from};
 }
+
+// Nothing, where others have fetched.
+struct NoPrefetch {
+  template <int kBytes>
+  MMB_OP static constexpr int steps() {
+    return 1;
+  }
+  template <int kLines>
+  MMB_OP void fetch() {}
+};
 
 // A line at every step of a loop.
 struct Prefetch {

@@ -1,7 +1,7 @@
 // The vector type of one instruction-set level and the few operations that plain C++ cannot spell. A kernel is written once
 // against this file and compiled once per level; +, -, *, comparisons and ?: on Vec are the compiler's own.
-// The file with instruction-set #ifs, but for the matrix unit's (tiles.h). Everything has internal linkage: code compiled for AVX-512 must not become the
-// program's copy of a shared inline function.
+// The file with instruction-set #ifs, but for the matrix unit's (tiles.h). Everything has internal linkage: code compiled for
+// AVX-512 must not become the program's copy of a shared inline function.
 #pragma once
 
 #include <math.h>
@@ -82,8 +82,16 @@ MMB_OP int64_t min_of(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
 
-// The same 4 elements in every 4 lanes.
-MMB_OP Vec load_quad(const float* p) {
+// The same N elements in every N lanes; N is 1, 2 or 4.
+template <int N>
+MMB_OP Vec load_strip(const float* p) {
+  if constexpr (N == 1) return broadcast(*p);
+  if constexpr (N == 2) {
+    typedef int64_t Pairs __attribute__((vector_size(4 * kLanes)));
+    int64_t pair;
+    memcpy(&pair, p, sizeof pair);
+    return (Vec)(Pairs{} + pair);
+  }
 #if defined(__AVX512F__)
   return (Vec)_mm512_broadcast_f32x4(_mm_loadu_ps(p));
 #elif defined(__AVX2__)
@@ -196,6 +204,7 @@ MMB_OP float reduce_max(Vec v) {
 // Of every N consecutive lanes, lane i of the result is the sum of those of v[i].
 template <int N, int W = N / 2>
 MMB_OP Vec sums(Vec (&v)[N]) {
+  if constexpr (N == 1) return v[0];
   MMB_UNROLL
   for (int i = 0; i < W; ++i) v[i] = lower_lanes<W>(v[i], v[i + W], Lanes()) + upper_lanes<W>(v[i], v[i + W], Lanes());
   if constexpr (W > 1) return sums<N, W / 2>(v);

@@ -1,26 +1,33 @@
 // Bound: the cache from memory for MHA and small groups (heads / key-value heads FLOP per byte of a bf16 cache), the
 // multiply rate for MQA, latent attention and prefill.
-// Idea: a tile of query rows (query_rows.h) meets the tokens block by block. Three families of micro-kernels, by the rows of a tile:
+// Idea: a tile of query rows (query_rows.h) meets the tokens block by block. Three families of micro-kernels, by the rows of
+// a tile:
 //   panels  more rows than lanes (latent attention, prefill, large groups): lanes are rows. S^T[token][row] from packed q
 //           and broadcast keys, so that the softmax is vertical and S^T is already the packed operand of P V; no cache is
-//           ever transposed. Keys and values are f32 rows, widened once for all rows of the tile, just before their first scores.
-//   quads   as many rows as lanes, or half of that (GQA): every four lanes are four dims of a row of their own. A key's four
-//           dims are broadcast to all of them, and four lanes are left to add where dots add all.
+//           ever transposed. Keys and values are f32 rows, widened once for all rows of the tile, just before their first
+//           scores.
+//   strips  as many rows as lanes, or half of that (GQA; of 8 lanes also twice): every four lanes, a strip, are four dims of
+//           a row of their own. A key's four dims are broadcast to all of them, and four lanes are left to add where dots
+//           add all. 8 lanes have shorter strips, of two dims, or of one for 16 rows, in two vectors: what broadcasts cost
+//           more than adding lanes, 16 registers gain. Keys are widened beside the products, where stores are free: a pass
+//           of its own takes a quarter of 16 rows' FMAs.
 //   dots    fewer rows (MHA): lanes lie along the cached row. kLanes dot products are reduced together by a tree of
 //           shuffles; rows are read as they are stored, once for all rows of the tile.
 // In all, a vector of scores holds R rows x T = kLanes/R tokens (panels: T = 1), so softmax and P V are the same code.
 // Blocking: 96 tokens. Panels: 8 tokens x 3 vectors of rows, then 8 rows x 3 vectors of the value; 128 rows of latent
-// attention are 0.8 MB with their block, in L2. Quads: 12 tokens x 2 vectors or 6 x 4; queries and two tiles of
-// widened keys stay in L1, 288 dims of 16 rows at a time. Dots: 16 sums. After both, 16 rows x 1 vector of the value, which
-// is widened once for all, or 8 x 2 (AVX2: 4 x 3).
+// attention are 0.8 MB with their block, in L2. Strips: 12 tokens x 2 vectors or 6 x 4 (AVX2: 6 x 2); queries and two tiles
+// of widened keys stay in L1, 288 dims of 16 rows at a time. Dots: 16 sums. After both, 16 rows x 1 vector of the value,
+// which is widened once for all, or 8 x 2 (AVX2: 6 x 2 or 4 x 2, whole spans, of which no part is widened in vain).
 // Causal: tokens come in blocks and rows in vectors and tiles; each meets the tokens that its last row sees.
 // Roof, bf16 cache of 4096 tokens, 2 cores of a Xeon with 2 MB of L2, medians of 7, November 2026, AVX-512 (AVX2): MHA
-// 0.90 (0.89), V3's MQA 0.83 (0.79), latents of 128 heads 0.89 (0.86), of 16 heads 0.80 (0.74), GQA of 8 rows 0.73 (0.65),
-// of 16 rows 0.73-0.77 (0.60); MHA prefill of 512 tokens 0.72 (0.69). Few rows share widening (6 % of their FMAs, 12 % for values of
-// 8 rows) and the softmax (5 %), and of GQA's, whose bytes take as long as their FLOPs, 12 of L1's 16 fill buffers are with
-// memory while tiles load from L2: quads reach 0.83 and P V 0.96 on a cache in L2, 0.78 and 0.74 on one in memory. MHA prefill:
-// its FMA loops reach 0.95; a fifth goes to packing queries and writing results, whose rows are far apart (5 % each), to
-// widening (4 %) and softmax (4 %). On a matrix unit: tiles.h.
+// 0.90 (0.89), V3's MQA 0.83 (0.79), latents of 128 heads 0.89 (0.86), of 16 heads 0.80 (0.74 by panels), GQA of 8 rows 0.73
+// (0.65 by strips of four), of 16 rows 0.73-0.77 (0.60 by panels); MHA prefill of 512 tokens 0.72 (0.69). Few rows share
+// widening (6 % of their FMAs, 12 % for values of 8 rows) and the softmax (5 %), and of GQA's, whose bytes take as long as
+// their FLOPs, 12 of L1's 16 fill buffers are with memory while tiles load from L2: strips reach 0.83 and P V 0.96 on a cache
+// in L2, 0.78 and 0.74 on one in memory. MHA prefill: its FMA loops reach 0.95; a fifth goes to packing queries and writing
+// results, whose rows are far apart (5 % each), to widening (4 %) and softmax (4 %). On a matrix unit: tiles.h.
+// Zen 3, beside AVX2 as it was: short strips gain 1.07-1.13 for GQA of 8 rows, 1.15-1.25 for 16, 1.07-1.18 for latents of 16
+// heads.
 // Split: query_rows.h.
 #include "mmb/attention_decode.h"
 
@@ -30,7 +37,7 @@
 namespace mmb::MMB_IMPL {
 namespace {
 
-constexpr int64_t kQuadBytes = 32 << 10;          // of L1, for queries and the keys that meet them
+constexpr int64_t kWideBytes = 32 << 10;          // of L1, for few rows' queries and the widened keys that meet them
 constexpr int kValueRows = kLanes == 16 ? 8 : 4;  // rows of P V at a time, by 3 vectors of the value (NEON: 6)
 
 MMB_OP Vec load_part(const float* p, int) {
@@ -65,6 +72,11 @@ MMB_OP void load_span(const int8* p, Vec (&parts)[4]) {
 // Whether rows of E come with scales beside them: one for the dims of the value and one for the others.
 template <class E>
 constexpr bool kIsScaled = sizeof(E) == 1;
+
+// Tokens of R rows that a vector of scores has.
+constexpr int tokens_beside(int R) {
+  return R < kLanes ? kLanes / R : 1;
+}
 
 // ---- Micro-kernels
 
@@ -163,35 +175,36 @@ template <class E, int R, class Fetch>
   }
 }
 
-// Quads: the tokens that meet R rows at once, in two or four vectors of rows.
+// Strips: of how many dims; the tokens that meet R rows at once, in two vectors of rows or, where there are many lanes, four.
 template <class E, int R>
-struct QuadTile {
-  static constexpr int kVecs = 4 * R / kLanes, kTokens = kAccumulators / kVecs, kWidth = kSpan<E> * kLanes,
-                       kSpanFloats = kTokens * kWidth,
+struct StripTile {
+  static constexpr int kDims = kLanes >= 16 ? 4 : 2 * kLanes / R, kVecs = kDims * R / kLanes,
+                       kTokens = kAccumulators / kVecs, kWidth = kSpan<E> * kLanes, kSpanFloats = kTokens * kWidth,
                        kLines =
                            static_cast<int>(ceil_div(kTokens * kWidth * sizeof(E), 64)),  // of a span of all tokens
       kStreams = kLines % 3 == 0 ? 3 : kLines;
   // Spans at a time: as many as leave queries, and keys of two tiles, in L1.
-  static constexpr int64_t kMostSpans = kQuadBytes / 4 / (R * kWidth + 2 * kSpanFloats);
+  static constexpr int64_t kMostSpans = kWideBytes / 4 / (R * kWidth + 2 * kSpanFloats);
   // From a tile's keys to the next one's: half a page past whole pages. A load waits for an earlier store that has the lower
   // 12 bits of its address.
   static constexpr int64_t kTile = 4 * kMostSpans * kSpanFloats, kApart = round_up(kTile + 2048, 4096) - 2048;
-  static_assert(kApart + kTile <= kQuadBytes);
+  static_assert(kApart + kTile <= kWideBytes);
 };
 
-// Scores of R rows as those of dots: q is [dims / 4][vectors][kLanes], lanes 4i .. 4i + 3 of vector j being four dims of row
-// i * vectors + j. A key's four dims meet them all, and only four lanes are left to add. Keys are widened a tile ahead, a few
-// lines at every step, so that they come from L2 beside the products; where tokens are left over, the last one stands for
-// those that lack. `dims`: of the block's keys; the value has the first dv of all. `wide` has kQuadBytes; `add`: to what s has.
+// Scores of R rows as those of dots: q is [dims / kDims][vectors][kLanes], a strip being kDims lanes with as many dims of a
+// row (pack_strips). A key's kDims dims meet them all, and only so many lanes are left to add. Keys are widened a tile ahead,
+// a few lines at every step, so that they come from L2 beside the products; where tokens are left over, the last one stands
+// for those that lack. `dims`: of the block's keys; the value has the first dv of all. `wide` has kWideBytes; `add`: to what
+// s has.
 template <class E, int R>
-[[gnu::noinline]] void quads(const float* q, const Block& block, Share dims, int64_t dv, int64_t tokens, bool add,
-                             float* s, float* wide, Streams<QuadTile<E, R>::kStreams> ahead) {
-  using Quads = QuadTile<E, R>;
-  constexpr int T = kLanes / R, NV = Quads::kVecs, kTokens = Quads::kTokens, kWidth = Quads::kWidth,
-                kSteps = kWidth / 4, kFetches = Quads::kLines / Quads::kStreams;
+[[gnu::noinline]] void strips(const float* q, const Block& block, Share dims, int64_t dv, int64_t tokens, bool add,
+                              float* s, float* wide, Streams<StripTile<E, R>::kStreams> ahead) {
+  using Strips = StripTile<E, R>;
+  constexpr int T = tokens_beside(R), kDims = Strips::kDims, NV = Strips::kVecs, kTokens = Strips::kTokens,
+                kWidth = Strips::kWidth, kSteps = kWidth / kDims, kFetches = Strips::kLines / Strips::kStreams;
   const int64_t spans = (dims.end - dims.begin) / kWidth, k_stride = block.k_stride;
   const E* k = static_cast<const E*>(block.k) + dims.begin;
-  float* next_wide = wide + Quads::kApart / 4;
+  float* next_wide = wide + Strips::kApart / 4;
   // Of the next tile: keys, and the scales of their first group.
   const E* keys[kTokens];
   [[maybe_unused]] const float* scales[kTokens];
@@ -210,7 +223,7 @@ template <class E, int R>
     MMB_UNROLL
     for (int part = 0; part < kSpan<E>; ++part) {
       if constexpr (kIsScaled<E>) key[part] *= broadcast(scales[t][i < first_group ? 0 : kBlock]);
-      store(out + i * Quads::kSpanFloats + t * kWidth + part * kLanes, key[part]);
+      store(out + i * Strips::kSpanFloats + t * kWidth + part * kLanes, key[part]);
     }
   };
   find_keys(0);
@@ -226,13 +239,13 @@ template <class E, int R>
       for (int step = 0; step < kSteps; ++step) {
         MMB_UNROLL
         for (int t = step * kTokens / kSteps; t < (step + 1) * kTokens / kSteps; ++t) widen(t, i, next_wide);
-        if (step * kFetches % kSteps < kFetches) ahead.template fetch<Quads::kStreams>();
+        if (step * kFetches % kSteps < kFetches) ahead.template fetch<Strips::kStreams>();
         Vec row[NV];
         MMB_UNROLL
         for (int v = 0; v < NV; ++v) row[v] = load(q + ((i * kSteps + step) * NV + v) * kLanes);
         MMB_UNROLL
         for (int t = 0; t < kTokens; ++t) {
-          const Vec key = load_quad(wide + i * Quads::kSpanFloats + t * kWidth + 4 * step);
+          const Vec key = load_strip<kDims>(wide + i * Strips::kSpanFloats + t * kWidth + kDims * step);
           MMB_UNROLL
           for (int v = 0; v < NV; ++v) acc[t][v] = fma(key, row[v], acc[t][v]);
         }
@@ -240,10 +253,14 @@ template <class E, int R>
     }
     MMB_UNROLL
     for (int t = 0; t < kTokens; t += T) {
-      Vec parts[4];
       MMB_UNROLL
-      for (int i = 0; i < 4; ++i) parts[i] = acc[t + i % T][i / T];
-      store(s + t * R, add ? load(s + t * R) + sums(parts) : sums(parts));
+      for (int v = 0; v < NV * T / kDims; ++v) {
+        Vec parts[kDims];
+        MMB_UNROLL
+        for (int i = 0; i < kDims; ++i) parts[i] = acc[t + i % T][v + i / T];
+        float* out = s + t * R + v * kLanes;
+        store(out, add ? load(out) + sums(parts) : sums(parts));
+      }
     }
     std::swap(wide, next_wide);
   }
@@ -332,16 +349,17 @@ template <class E, int ROWS, int V0, int NV, int T, class Fetch>
   }
 }
 
-constexpr int kEnoughSums = 12;  // to hide the latency of an FMA, and to spare
+constexpr int kEnoughSums = 8;  // to hide the latency of an FMA
 
-// Rows of P V at a time, of R with values of E: all where one vector of the value for each is enough, so that they share its
-// widening.
+// Rows of P V at a time, of R with values of E, in even tiles. Of values to widen, whole spans: by as many rows as leave two
+// vectors their sums; 16 lanes, whose FMAs read weights from memory, have 16 rows share the widening of one.
 template <class E>
 constexpr int mix_rows(int R) {
-  return kSpan<E> > 1 && R >= kEnoughSums ? R : R < kValueRows ? R : kValueRows;
+  const int most = kSpan<E> == 1 ? kValueRows : kLanes == 16 ? 16 : kAccumulators / 2;
+  return static_cast<int>(ceil_div(R, ceil_div(R, most)));
 }
 
-// Vectors of the value at a time, at the most, and as many as give enough sums: whole spans if that is so.
+// Vectors of the value at a time, at the most: whole spans if they give enough sums.
 template <class E>
 constexpr int max_vectors(int rows) {
   const int most = kAccumulators / rows < 8 ? kAccumulators / rows : 8, whole = most / kSpan<E> * kSpan<E>;
@@ -369,6 +387,14 @@ MMB_OP void mix_slice(int64_t first, int64_t width, const float* p, int64_t p_st
   }
 }
 
+// f(row, rows) for each tile of R rows that meets values of E: the first one, and how many.
+template <class E, int R, class F>
+MMB_OP void each_mix_tile(const F& f) {
+  constexpr int kRows = mix_rows<E>(R);
+  for (int row = 0; row + kRows <= R; row += kRows) f(row, std::integral_constant<int, kRows>());
+  if constexpr (R % kRows) f(R / kRows * kRows, std::integral_constant<int, R % kRows>());
+}
+
 // ---- A tile of query rows
 
 // What one thread needs while it works on a tile.
@@ -377,7 +403,7 @@ struct Workspace {
   float* s;                                    // scores, then weights, of one block
   float* alpha;                                // per lane
   int32_t* limit;                              // per lane: tokens that the row sees
-  float* wide;                                 // keys of quads, kQuadBytes
+  float* wide;                                 // widened keys, then values, of few rows: kWideBytes
   bf16 *weights = nullptr, *values = nullptr;  // of one block, as the matrix unit's operands
 };
 
@@ -415,17 +441,19 @@ MMB_OP void pack_rows(const Rows& rows, const Tile& tile, float* packed) {
   }
 }
 
-// As quads reads them, dims in the order of pack_rows; absent rows are zero.
+// As strips reads them, dims in the order of pack_rows: of every kLanes rows one after the other in as many vectors as their
+// strips fill. Absent rows are zero.
 template <class E, int R>
-MMB_OP void pack_quads(const Rows& rows, const Tile& tile, float* packed) {
-  constexpr int NV = QuadTile<E, R>::kVecs;
+MMB_OP void pack_strips(const Rows& rows, const Tile& tile, float* packed) {
+  constexpr int kDims = StripTile<E, R>::kDims, NV = StripTile<E, R>::kVecs, kEach = R > kLanes ? kDims : NV;
   pack_rows<E, R>(rows, tile, packed);
   for (int64_t i = 0; i < round_up(rows.a.dk, kSpan<E> * kLanes); i += kLanes, packed += R * kLanes) {
-    float group[R * kLanes];
-    memcpy(group, packed, sizeof group);
+    float lines[R * kLanes];
+    memcpy(lines, packed, sizeof lines);
     for (int r = 0; r < R; ++r)
-      for (int quad = 0; quad < kLanes / 4; ++quad)
-        memcpy(packed + (quad * NV + r % NV) * kLanes + r / NV * 4, group + r * kLanes + quad * 4, 16);
+      for (int strip = 0; strip < kLanes / kDims; ++strip)
+        memcpy(packed + (strip * NV + r / kLanes * kEach + r % kEach) * kLanes + r % kLanes / kEach * kDims,
+               lines + r * kLanes + strip * kDims, 4 * kDims);
   }
 }
 
@@ -433,7 +461,7 @@ MMB_OP void pack_quads(const Rows& rows, const Tile& tile, float* packed) {
 template <int NV>
 MMB_OP void panel_step(const Rows& rows, int64_t real, const float* q, WideBlock& wide, const int32_t* limit,
                        const Workspace& w, const Partial& p, Memory k_ahead, Memory v_ahead) {
-  constexpr int64_t kWidth = NV * kLanes;
+  constexpr int kWidth = NV * kLanes;
   const int64_t begin = wide.begin;
   const auto seen_by = [&](int64_t row) { return min_of(wide.count, limit[row] - begin); };
   const int64_t visible = seen_by(kWidth - 1);
@@ -446,18 +474,18 @@ MMB_OP void panel_step(const Rows& rows, int64_t real, const float* q, WideBlock
                  w.alpha + i);
   }
   const auto* v = static_cast<const float*>(wide.block.v);
-  const int64_t vectors = ceil_div(rows.a.dv, kLanes), slices = ceil_div(vectors, max_vectors<float>(kValueRows)),
-                row_tiles = ceil_div(real, kValueRows), ahead = v_ahead.bytes / (slices * row_tiles),
-                step = ahead / visible;
+  constexpr int kRows = mix_rows<float>(kWidth);
+  const int64_t vectors = ceil_div(rows.a.dv, kLanes), slices = ceil_div(vectors, max_vectors<float>(kRows)),
+                row_tiles = ceil_div(real, kRows), ahead = v_ahead.bytes / (slices * row_tiles), step = ahead / visible;
   for (int64_t i = 0; i < slices; ++i) {
     const int64_t first = vectors * i / slices, width = vectors * (i + 1) / slices - first;
-    for (int64_t r = 0; r < row_tiles; ++r) {
-      const int64_t row = r * kValueRows, seen = seen_by(row + kValueRows - 1);
-      if (seen <= 0) continue;
-      mix_slice<float, kValueRows, 1>(first, width, w.s + row, kWidth, w.alpha + row, v, wide.block.v_stride, seen,
-                                      p.o + row * rows.o_stride, rows.o_stride,
-                                      Prefetch{v_ahead.data + (i * row_tiles + r) * ahead, step});
-    }
+    each_mix_tile<float, kWidth>([&](int64_t row, auto of) {
+      const int64_t seen = row < real ? seen_by(row + of - 1) : 0;
+      if (seen <= 0) return;
+      mix_slice<float, of, 1>(first, width, w.s + row, kWidth, w.alpha + row, v, wide.block.v_stride, seen,
+                              p.o + row * rows.o_stride, rows.o_stride,
+                              Prefetch{v_ahead.data + (i * row_tiles + row / kRows) * ahead, step});
+    });
   }
 }
 
@@ -488,56 +516,65 @@ MMB_OP void panels(const Rows& rows, const Tile& tile, const Loader& loader, int
 template <class E, int R>
 MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, int64_t begin, int64_t end,
                      const Workspace& w, const Partial& partial) {
-  constexpr int T = kLanes / R, kRows = mix_rows<E>(R), kWidth = kSpan<E> * kLanes;
+  constexpr int T = tokens_beside(R), kRows = mix_rows<E>(R), kWidth = kSpan<E> * kLanes;
   constexpr int64_t kUnit = slice_unit<E>(kRows);
   const int64_t k_spans = ceil_div(rows.a.dk, kWidth), v_spans = ceil_div(rows.a.dv, kWidth),
                 units = v_spans * kSpan<E> / kUnit, slices = ceil_div(units * kUnit, max_vectors<E>(kRows));
   VecInt offset;
   for (int lane = 0; lane < kLanes; ++lane) offset[lane] = lane % T;
-  constexpr bool kQuads = kLanes > 4 && 2 * R >= kLanes;  // of four lanes, quads are dots
-  if constexpr (kQuads)
-    pack_quads<E, R>(rows, tile, w.q);
+  constexpr bool kStrips = kLanes > 4 && 2 * R >= kLanes;  // of four lanes, strips are dots
+  if constexpr (kStrips)
+    pack_strips<E, R>(rows, tile, w.q);
   else
     pack_rows<E, R>(rows, tile, w.q);
-  begin_rows(rows, tile, kLanes, T, w.limit, partial);
+  begin_rows(rows, tile, R * T, T, w.limit, partial);
   for (int64_t t = begin; t < end; t += kBlock) {
     const int64_t count = min_of(kBlock, end - t), vectors = ceil_div(count, T);
     const Block block = kIsScaled<E> ? loader.unscaled(t, count) : loader.stored(t, count);
     const auto* k = static_cast<const E*>(block.k);
     const auto* v = static_cast<const E*>(block.v);
-    // What to prefetch beside part `index` of `parts` of the keys or values. Dots read in order and wait for memory; beside quads
-    // there is time to fetch the next block, from four places.
+    // What to prefetch beside part `index` of `parts` of the keys or values. Dots read in order and wait for memory; beside
+    // strips there is time to fetch the next block, from several places.
     const Ahead next = loader.ahead(t + count, kBlock);
     const auto fetches = [&](const E* block_data, const Memory& memory, int64_t index, int64_t parts) {
       const int64_t done = memory.bytes * index / parts;
-      if constexpr (kQuads) {
+      if constexpr (kStrips) {
         constexpr int kStreams = kWidth * static_cast<int>(sizeof(E)) / 16;
         return streams<kStreams>(memory, done);
       } else {
         return Sequence{reinterpret_cast<const char*>(block_data) + done};
       }
     };
-    if constexpr (kQuads) {
-      const int64_t k_slices = ceil_div(k_spans, QuadTile<E, R>::kMostSpans);
+    if constexpr (kStrips) {
+      const int64_t k_slices = ceil_div(k_spans, StripTile<E, R>::kMostSpans);
       for (int64_t i = 0; i < k_slices; ++i) {
         const Share dims{k_spans * i / k_slices * kWidth, k_spans * (i + 1) / k_slices * kWidth};
-        quads<E, R>(w.q + dims.begin * R, block, dims, rows.a.dv, count, i > 0, w.s, w.wide,
-                    streams<QuadTile<E, R>::kStreams>(next.k, next.k.bytes * i / k_slices));
+        strips<E, R>(w.q + dims.begin * R, block, dims, rows.a.dv, count, i > 0, w.s, w.wide,
+                     streams<StripTile<E, R>::kStreams>(next.k, next.k.bytes * i / k_slices));
       }
     } else
       dots<E, R>(w.q, k_spans, k, block.k_stride, count, w.s, fetches(k, next.k, 0, 1));
-    const VecInt seen = limits(w.limit, t), present = static_cast<int32_t>(count) - offset;
-    softmax<T>(w.s, kLanes, vectors, vectors * T > count || w.limit[0] < t + count, seen < present ? seen : present,
-               partial.m, partial.l, w.alpha);
+    for (int64_t i = 0; i < R * T; i += kLanes) {
+      const VecInt seen = limits(w.limit + i, t), present = static_cast<int32_t>(count) - offset;
+      softmax<T>(w.s + i, R * T, vectors, vectors * T > count || w.limit[i] < t + count,
+                 seen < present ? seen : present, partial.m + i, partial.l + i, w.alpha + i);
+    }
     if constexpr (kIsScaled<E>) {
       static_assert(T == 1);
       for (int64_t i = 0; i < count; ++i) store(w.s + i * kLanes, block.scales[i] * load(w.s + i * kLanes));
     }
     for (int64_t i = 0; i < slices; ++i) {
       const int64_t first = units * i / slices * kUnit, width = units * (i + 1) / slices * kUnit - first;
-      for (int64_t r = 0; r < R; r += kRows)
-        mix_slice<E, kRows, T>(first, width, w.s + r * T, kLanes, w.alpha + r * T, v, block.v_stride, count,
-                               partial.o + r * rows.o_stride, rows.o_stride, fetches(v, next.v, i, slices));
+      each_mix_tile<E, R>([&](int64_t r, auto of) {
+        const auto mix = [&](auto ahead) {
+          mix_slice<E, of, T>(first, width, w.s + r * T, R * T, w.alpha + r * T, v, block.v_stride, count,
+                              partial.o + r * rows.o_stride, rows.o_stride, ahead);
+        };
+        if (r == 0)
+          mix(fetches(v, next.v, i, slices));
+        else if (r < tile.rows)
+          mix(NoPrefetch());
+      });
     }
   }
   if constexpr (kSpan<E> == 2) {
@@ -548,10 +585,12 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
       store(o + kLanes, b);
     }
   }
-  const Vec l = sum_of_lanes<T>(load(partial.l)), m = load(partial.m);
-  for (int64_t r = 0; r < R; ++r) {
-    partial.l[r] = l[r * T];
-    partial.m[r] = m[r * T];
+  if constexpr (T > 1) {
+    const Vec l = sum_of_lanes<T>(load(partial.l)), m = load(partial.m);
+    for (int64_t r = 0; r < R; ++r) {
+      partial.l[r] = l[r * T];
+      partial.m[r] = m[r * T];
+    }
   }
 }
 
@@ -661,7 +700,7 @@ MMB_OP void unit_rows(const Rows& rows, const Tile& tile, const Loader& loader, 
 template <class E>
 MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, int64_t begin, int64_t end,
                      const Workspace& w, const Partial& p) {
-  if constexpr (kLanes >= 16)
+  if constexpr (kLanes >= 8)
     if (tile.rows > 8) return few_rows<E, 16>(rows, tile, loader, begin, end, w, p);
   if constexpr (kLanes >= 8)
     if (tile.rows > 4) return few_rows<E, 8>(rows, tile, loader, begin, end, w, p);
@@ -681,10 +720,12 @@ MMB_OP void attend_tile(const Rows& rows, const Tile& tile, const Loader& loader
   if constexpr (kHasTiles)
     if (tile.rows >= kUnitRows && loader.unscaled_type == DType::bf16)
       return unit_rows<Unit>(rows, tile, loader, begin, end, w, p);
-  if constexpr (!kHasTiles && kLanes >= kEnoughSums)  // of fewer rows mix widens values several times
+  if constexpr (!kHasTiles && kLanes == 16)  // of fewer rows mix widens values several times
     if (tile.rows > kLanes / 2 && tile.rows <= kLanes && loader.unscaled_type == DType::int8)
       return few_rows<int8, kLanes>(rows, tile, loader, begin, end, w, p);
-  if (tile.rows > kLanes)
+  // Of twice as many rows as eight lanes, values in f32 leave nothing to widen.
+  const bool few = tile.rows <= kLanes || (kLanes == 8 && tile.rows <= 16 && loader.stored_type == DType::bf16);
+  if (!few)
     panels(rows, tile, loader, begin, end, w, p);
   else if (loader.stored_type == DType::f32)
     few_rows<float>(rows, tile, loader, begin, end, w, p);
@@ -720,7 +761,7 @@ void attention_decode_core(const Attention& problem, const Loader& loader) noexc
                  .s = scratch.own<float>(kBlock * kMostLanes),
                  .alpha = scratch.own<float>(kMostLanes),
                  .limit = scratch.own<int32_t>(most),
-                 .wide = scratch.own<float>(kQuadBytes / 4)};
+                 .wide = scratch.own<float>(kWideBytes / 4)};
   if constexpr (kHasTiles) {
     work.weights = scratch.own<bf16>(kBlock * kTileRows * kTerms<float>);
     work.values = scratch.own<bf16>(kBlock * round_up(problem.dv, kTileRows));
