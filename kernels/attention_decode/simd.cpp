@@ -572,8 +572,8 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
         };
         if (r == 0)
           mix(fetches(v, next.v, i, slices));
-        else if (r < tile.rows)
-          mix(NoPrefetch());
+        else if constexpr (R > kRows)
+          if (r < tile.rows) mix(NoPrefetch());
       });
     }
   }
