@@ -149,8 +149,9 @@ Error not_writable(const std::filesystem::path& file) {
   return Error("--out: expected a file that can be written, got '" + file.string() + "'");
 }
 
+// What becomes the file once it is whole: of this run alone.
 std::filesystem::path partial_of(const std::filesystem::path& file) {
-  return file.string() + ".partial";
+  return file.string() + "." + std::to_string(getpid()) + ".partial";
 }
 
 }  // namespace
@@ -242,7 +243,9 @@ void Reporter::write() const {
   out << document.dump(2, ' ', false, json::error_handler_t::replace) << '\n';
   out.close();
   if (out) std::filesystem::rename(partial, file_, failed);
-  if (!out || failed) throw not_writable(file_);
+  if (out && !failed) return;
+  std::filesystem::remove(partial, failed);
+  throw not_writable(file_);
 }
 
 bool Reporter::ReportContext(const Context& context) {

@@ -383,7 +383,7 @@ TEST(Results, GoToRegularFilesAlone) {
   EXPECT_EQ(result_file((folder / "dangling.json").string()), folder / "later.json");
   fs::create_symlink("loop.json", folder / "loop.json");
   fs::create_symlink("/dev/null", folder / "null.json");
-  fs::create_directory(folder / "taken.json.partial");
+  fs::create_directory(folder / ("taken.json." + std::to_string(getpid()) + ".partial"));
   for (const fs::path& bad : {fs::path("/dev/null"), folder, folder / "none/", old / "a.json", folder / "loop.json",
                               folder / "null.json", folder / "taken.json"})
     EXPECT_THROW(result_file(bad.string()), Error) << bad;
