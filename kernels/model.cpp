@@ -51,7 +51,7 @@ const std::vector<Field>& fields() {
       {&Model::shared_expert_intermediate_size,
        0,
        kMaxWidth,
-       {"shared_expert_intermediate_size", "moe_shared_expert_intermediate_size"}},
+       {"shared_expert_intermediate_size", "moe_shared_expert_intermediate_size", "shared_intermediate_size"}},
       {&Model::n_group, 1, kMaxExperts, {"n_group", "num_expert_group"}},
       {&Model::topk_group, 1, kMaxExperts, {"topk_group"}},
   };
@@ -67,6 +67,7 @@ enum Habit : unsigned {
   kQkNorm = 8,             // an RMSNorm over each query and key head
   kSharedExpertGate = 16,  // a sigmoid gate on the shared experts' output
   kSinksAndMlpBias = 32,   // attention sinks; biases on experts and router
+  kEvenWindows = 64,       // every second layer has a window, the first one too
 };
 struct Family {
   std::string_view model_type;
@@ -83,8 +84,9 @@ constexpr Family kFamilies[] = {
     {"kimi_k2", 1e-6, "sigmoid", kRenormalises},
     {"glm4_moe_lite", 1e-5, "sigmoid", kRenormalises},
     {"glm4_moe", 1e-5, "sigmoid", kRenormalises | kNoOutputBias},
+    {"glm", 1.5625e-7, "softmax", kNoOutputBias},
     {"dots1", 1e-6, "sigmoid", kQkNorm},
-    {"gpt_oss", 1e-5, "softmax", kRenormalises | kAttentionBias | kSinksAndMlpBias},
+    {"gpt_oss", 1e-5, "softmax", kRenormalises | kAttentionBias | kSinksAndMlpBias | kEvenWindows},
     {"", 1e-6, "softmax", 0},
 };
 
@@ -130,6 +132,11 @@ constexpr std::string_view kNotModelled[] = {"index_",
                                              "use_head_wise_attn_gate",
                                              "intermediate_size_mlp",
                                              "layer_norm_eps",
+                                             "lm_head_bias",
+                                             "num_attention_groups",
+                                             "num_dense_layers",
+                                             "rope_ntk_",
+                                             "rope_scaling_factor",
                                              "parallel_attn"};
 
 bool says_something(const json* value) {
@@ -184,7 +191,7 @@ void Reader::attention() {
   }
   if (m.v_head_dim == 0) m.v_head_dim = m.head_dim;
   m.attention_bias = config.boolean({"attention_bias", "use_qkv_bias", "qkv_bias"}, habit(kAttentionBias));
-  m.attention_output_bias = m.attention_bias && !habit(kNoOutputBias);
+  m.attention_output_bias = config.boolean({"attention_out_bias"}, m.attention_bias && !habit(kNoOutputBias));
   m.qk_norm = config.boolean({"use_qk_norm"}, habit(kQkNorm));
   m.attention_sinks = habit(kSinksAndMlpBias);
 }
@@ -307,7 +314,7 @@ void Reader::windows() {
   const int64_t first = config.integer({"max_window_layers"}, 0, kMaxLayers, 0);  // Qwen: those before it have none
   const json* types = config.find_list("layer_types", m.num_hidden_layers);
   for (int64_t l = 0; l < m.num_hidden_layers; ++l) {
-    const bool sliding = types ? types->at(l) == "sliding_attention" : l >= first;
+    const bool sliding = types ? types->at(l) == "sliding_attention" : habit(kEvenWindows) ? l % 2 == 0 : l >= first;
     if (types && !sliding && types->at(l) != "full_attention")
       config.refuse("layer_types", "full_attention or sliding_attention, the kinds that mmb models", types->at(l));
     if (types && sliding && used && window == 0)
@@ -423,7 +430,8 @@ Model load_model(const std::string& spec) {
   const bool is_path = slash != std::string::npos || base.ends_with(".json");
   const std::filesystem::path path =
       is_path ? std::filesystem::path(base) : std::filesystem::path(models_folder()) / (base + ".json");
-  if (!is_path && !std::filesystem::exists(path)) {
+  std::error_code error;
+  if (!is_path && !std::filesystem::exists(path, error)) {
     std::string list;
     for (const std::string& name : bundled_models()) list += (list.empty() ? "" : ", ") + name;
     refuse(base, "model",

@@ -28,29 +28,29 @@ void append_line(Trace& trace, std::string_view line, const std::string& where, 
   const int64_t E = router.n_routed_experts, K = router.num_experts_per_tok;
   std::vector<int32_t> experts;
   std::set<int64_t> groups;
-  const auto require = [&](bool condition, size_t field, const std::string& expected) {
-    if (!condition) throw TraceError(where + "field " + std::to_string(field) + ": expected " + expected);
+  const auto refuse = [&](size_t field, const std::string& expected) {
+    throw TraceError(where + "field " + std::to_string(field) + ": expected " + expected);
   };
-  const std::string count = std::to_string(K) + " experts a token (" + model + ")";
+  const auto count = [&] { return std::to_string(K) + " experts a token (" + model + ")"; };
   for (size_t begin = 0; (begin = line.find_first_not_of(kSeparators, begin)) != line.npos;) {
     const size_t end = std::min(line.find_first_of(kSeparators, begin), line.size()), field = experts.size() + 1;
     const std::string_view text = line.substr(begin, end - begin);
     begin = end;
-    require(static_cast<int64_t>(field) <= K, field, count + ", got " + quoted(text) + " after them");
+    if (static_cast<int64_t>(field) > K) refuse(field, count() + ", got " + quoted(text) + " after them");
     int32_t e = -1;
     const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), e);
-    require(error == std::errc() && rest == text.data() + text.size() && 0 <= e && e < E, field,
-            "an expert from 0 to " + std::to_string(E - 1) + " (" + model + "), got " + quoted(text));
-    require(std::find(experts.begin(), experts.end(), e) == experts.end(), field,
-            "different experts, got " + quoted(text) + " again");
+    if (error != std::errc() || rest != text.data() + text.size() || e < 0 || e >= E)
+      refuse(field, "an expert from 0 to " + std::to_string(E - 1) + " (" + model + "), got " + quoted(text));
+    if (std::find(experts.begin(), experts.end(), e) != experts.end())
+      refuse(field, "different experts, got " + quoted(text) + " again");
     experts.push_back(e);
     groups.insert(e / (E / router.n_group));
-    require(static_cast<int64_t>(groups.size()) <= router.topk_group, field,
-            "experts of at most " + std::to_string(router.topk_group) + " of the " + std::to_string(router.n_group) +
-                " groups, got " + quoted(text) + " of one more");
+    if (static_cast<int64_t>(groups.size()) > router.topk_group)
+      refuse(field, "experts of at most " + std::to_string(router.topk_group) + " of the " +
+                        std::to_string(router.n_group) + " groups, got " + quoted(text) + " of one more");
   }
   if (experts.empty()) return;
-  require(static_cast<int64_t>(experts.size()) == K, experts.size() + 1, count + ", got the end of the line");
+  if (static_cast<int64_t>(experts.size()) != K) refuse(experts.size() + 1, count() + ", got the end of the line");
   trace.topk_indices.insert(trace.topk_indices.end(), experts.begin(), experts.end());
   ++trace.tokens;
 }

@@ -318,6 +318,7 @@ TEST(Habits, RoutedExpertsTopKAndSharedExpertsUnderAnyName) {
       parse(config("Qwen3-30B-A3B", {{"model_type", "qwen2_moe"}, {"shared_expert_intermediate_size", 5632}}));
   EXPECT_EQ(width.shared_expert_intermediate_size, 5632);
   EXPECT_EQ(width.n_shared_experts, 1);
+  EXPECT_EQ(parse(config("Mixtral-8x7B", {{"shared_intermediate_size", 1024}})).shared_expert_intermediate_size, 1024);
   EXPECT_TRUE(width.shared_expert_gate);
 }
 
@@ -413,6 +414,8 @@ TEST(Habits, FamilyDefaults) {
   EXPECT_FALSE(load_model("Qwen2.5-72B").attention_output_bias);
   EXPECT_FALSE(load_model("Llama-3.1-8B").attention_bias);
   EXPECT_TRUE(parse(config("Llama-3.1-8B", {{"attention_bias", true}})).attention_output_bias);
+  EXPECT_FALSE(parse(config("Llama-3.1-8B", {{"attention_bias", true}, {"attention_out_bias", false}}))
+                   .attention_output_bias);
   EXPECT_FALSE(
       parse(config("Llama-3.1-8B", {{"attention_bias", true}, {"model_type", "glm4_moe"}})).attention_output_bias);
   EXPECT_TRUE(load_model("Qwen3-30B-A3B").qk_norm);
@@ -475,6 +478,7 @@ TEST(Habits, SlidingWindows) {
   EXPECT_EQ(windows(changed({{"layer_types", {"full_attention", "full_attention", "full_attention"}}})), (W{0, 0, 0}));
   EXPECT_EQ(windows(changed({{"sliding_window", 4096}, {"max_window_layers", 2}})), (W{0, 0, 4096}));
   EXPECT_EQ(load_model("Qwen2.5-72B").layers[79].sliding_window, 0);
+  EXPECT_EQ(windows(changed({{"sliding_window", 128}, {"model_type", "gpt_oss"}})), (W{128, 0, 128}));
   expect_refused(changed({{"layer_types", types}}), "sliding_window");
   for (const json& window : {json(0), json(-1), json(4096.0), json("4096")})
     expect_refused(changed({{"sliding_window", window}}), "sliding_window");
