@@ -492,8 +492,10 @@ int main(int argc, char** argv) {
     const int status = mmb::main({argv + 1, argv + argc});
     if (!std::cout.flush()) throw mmb::Error("standard output: expected that all of it can be written");
     return status;
+  } catch (const std::bad_alloc&) {
+    std::cerr << "bench_mla: memory: expected more than this process may have (ulimit -v, or --memory is too much)\n";
   } catch (const std::exception& error) {
     std::cerr << "bench_mla: " << error.what() << '\n';
-    return mmb::kBadInput;
   }
+  return mmb::kBadInput;
 }

@@ -140,10 +140,17 @@ std::vector<Threads> parse_threads(const std::string& text) {
 }
 
 std::regex parse_regex(const std::string& flag, const std::string& text) {
+  constexpr size_t kMost = 4096;  // nested so deep, it would not fit the stack
+  if (text.size() > kMost)
+    throw Error(flag + ": expected a regular expression of at most " + std::to_string(kMost) + " characters");
+  auto syntax = std::regex::ECMAScript | std::regex::optimize;
+#ifdef __GLIBCXX__
+  syntax |= std::regex_constants::__polynomial;  // which else may search for years
+#endif
   try {
-    return std::regex(text, std::regex::ECMAScript | std::regex::optimize);
+    return std::regex(text, syntax);
   } catch (const std::regex_error&) {
-    throw Error(flag + ": expected a regular expression, got '" + text + "'");
+    throw Error(flag + ": expected a regular expression without back references, got '" + text + "'");
   }
 }
 

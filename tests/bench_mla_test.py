@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -235,6 +236,9 @@ class BenchMla(unittest.TestCase):
             ["run", "--trace", "a/x.txt,b/x.txt"],
             ["run", "--row", "moe_experts/grouped/bf16/generic/DeepSeek-V3/tokens:1/routing:wiki/threads:all"],
             ["run", "--filter", "("],
+            ["run", "--filter", "(a)\\1"],
+            ["run", "--filter", "(" * 2000 + "a" * 200 + ")" * 2000],
+            ["run", "--filter", "(([a-z/]+)*.*)*$x"],
             ["run", "--filter", "nothing is called so"],
             ["run", "--op", "teleport"],
             ["run", "--row", "linear"],
@@ -321,6 +325,7 @@ class BenchMla(unittest.TestCase):
 
     def test_an_older_file_stays_until_a_row_has_finished(self):
         file = self.path("older.json")
+        pathlib.Path(file + ".partial").write_text("somebody's")
         for old in (None, "older"):
             if old:
                 pathlib.Path(file).write_text(old)
@@ -332,7 +337,23 @@ class BenchMla(unittest.TestCase):
             self.assertEqual(process.returncode, 128 + signal.SIGINT, errors)
             self.assertIn("no row finished", errors)
             self.assertEqual(pathlib.Path(file).read_text() if os.path.exists(file) else None, old)
-            self.assertFalse(os.path.exists(file + ".partial"))
+            self.assertEqual([name for name in os.listdir(os.path.dirname(file)) if name.startswith("older.json.")],
+                             ["older.json.partial"])
+
+    def test_words_of_the_command_line_and_names_are_kept(self):
+        model = self.path("my config.json")
+        pathlib.Path(model).write_bytes(
+            (pathlib.Path(SCHEMA).parent.parent / "bench/models/tiny-mla-moe.json").read_bytes())
+        file = self.path("words.json")
+        arguments = ["run", "--profile", "smoke", "--op", "rope", "--threads", "1", "--model", model,
+                     "--filter", "(bf16|it's)", "--alias", "Büro\x1b 机器".encode() + b"\xff", "--out", file]
+        outcome = run(*arguments)
+        self.assertEqual(outcome.returncode, 0, outcome.stderr)
+        context = load(file)["context"]
+        self.assertEqual(shlex.split(context["mmb.argv"])[10:12], ["--filter", "(bf16|it's)"])
+        self.assertIn(f"--model '{model}'", context["mmb.argv"])
+        self.assertEqual(context["mmb.alias"], "Büro? 机器\ufffd")
+
 
     def test_machine_stops_when_interrupted(self):
         process = subprocess.Popen([BENCH, "machine"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
