@@ -7,9 +7,11 @@
 
 #include <Eigen/Core>
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -56,11 +58,21 @@ std::string decimal(double value) {
   return std::isfinite(value) ? text : kUnknown;
 }
 
-// Google Benchmark 1.7.1 writes control characters and broken UTF-8 as they are.
+// Without control characters, which Google Benchmark 1.7.1 writes as they are, and what is no UTF-8.
 std::string printable(std::string text) {
   for (char& c : text)
-    if (c < ' ' || c > '~') c = '?';
-  return text;
+    if (const auto code = static_cast<unsigned char>(c); code < ' ' || code == 127) c = '?';
+  using nlohmann::json;
+  return json::parse(json(text).dump(-1, ' ', false, json::error_handler_t::replace)).get<std::string>();
+}
+
+// A word as a shell reads it.
+std::string quoted(const std::string& word) {
+  const auto plain = [](unsigned char c) { return std::isalnum(c) || std::strchr("%+,-./:=@_~", c); };
+  if (!word.empty() && std::ranges::all_of(word, plain)) return word;
+  std::string text = "'";
+  for (char c : word) text += c == '\'' ? "'\\''" : std::string(1, c);
+  return text + "'";
 }
 
 std::string environment(const char* variable) {
@@ -367,7 +379,7 @@ Context run_context(const RunFacts& run, const std::vector<Machine>& machines) {
       {"mmb.alias", alias.empty() ? "none" : alias},
       {"mmb.profile", run.profile},
       {"mmb.seed", std::to_string(run.seed)},
-      {"mmb.argv", joined(argv, " ")},
+      {"mmb.argv", joined(argv, " ", quoted)},
       {"mmb.warnings", joined(run_warnings(run.threads), "; ")},
       {"mmb.cpu_model", cpu_field({"model name", "Model", "CPU part"})},
       {"mmb.cpu_vendor", cpu_field({"vendor_id", "CPU implementer"})},
