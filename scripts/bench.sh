@@ -2,7 +2,9 @@
 # Installs what is missing, builds, and measures this machine: the quick profile, or what the options say. Then makes the
 # report and the figures.
 set -eu
+caller=$PWD
 cd "$(dirname "$0")/.."
+root=$PWD
 usage="scripts/bench.sh [--yes] [--no-install] [options of bench_mla run]
   --yes         install missing packages without asking
   --no-install  never touch the system"
@@ -20,19 +22,22 @@ for argument; do
   esac
 done
 if [ -z "$file" ]; then
-  file=results/$(date -u +%Y%m%dT%H%M%SZ).json
+  folder=results
+  [ "$caller" = "$root" ] || folder=$root/results
+  file=$folder/$(date -u +%Y%m%dT%H%M%SZ).json
   set -- "$@" --out "$file"
 fi
 
 echo "== Measure"
 status=0
-"$build/bench_mla" run "$@" || status=$?
+cd "$caller"  # where the options' files are
+"$root/$build/bench_mla" run "$@" || status=$?
 [ "$status" -le 1 ] || exit "$status"  # 1: a row's result was wrong, which the report says too
 
 echo "== Report"
 echo "results  $file"
 if [ -n "$python" ]; then
-  "$python" scripts/report.py "$file"
+  "$root/$python" "$root/scripts/report.py" "$file"
 else
   echo "No report and no figures: build/venv could not be made (build/venv.log says why)."
 fi

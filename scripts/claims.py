@@ -33,7 +33,7 @@ import judgements
 import results
 from evidence import Evidence, Lacking, said
 from judgements import BY_TOOL, FROM_RUN, HOLDS, MISPRINT, NOT_HERE, ONLY_IF
-from results import Unusable
+from results import Parser, Unusable
 
 FIELDS = ("id", "claim", "test", "figure", "published", "verdict", "why")
 
@@ -112,7 +112,7 @@ def write_json(entries, out):
 
 def main(arguments=None):
     first_line, usage, *paragraphs = __doc__.split("\n\n")
-    parser = argparse.ArgumentParser(prog="claims.py", description=first_line, epilog="\n\n".join(paragraphs),
+    parser = Parser(prog="claims.py", description=first_line, epilog="\n\n".join(paragraphs),
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("result", metavar="RESULT.json", help="what bench_mla run wrote")
     writers = {"table": write_table, "md": write_md, "json": write_json}

@@ -33,7 +33,7 @@ import subprocess
 import sys
 import time
 
-from results import Unusable, load, spare, standard_output, whole_number, writing  # first: it finds the libraries
+from results import Parser, Unusable, load, spare, standard_output, whole_number, writing  # first: it finds the libraries
 from comparison import compare, load_side
 from pages import FORMATS
 
@@ -86,11 +86,6 @@ def run_once(program, file, options):
 
 
 # ---- The command line
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"{self.prog}: {message} (--help shows the usage)\n")
-
 
 def some_of(known):
     """For argparse: a list of words, or none."""

@@ -158,7 +158,7 @@ class Compared:
         rows = self.base_rows + self.new_rows
         self.bound = " and ".join(sorted({"memory" if row.counters.get("bound") else "arithmetic" for row in rows}))
         for counter in EXACT:
-            values = [row.counters[counter] for row in rows if counter in row.counters]
+            values = [entry[counter] for row in rows for entry in row.entries if counter in entry]
             self.changed.update({counter: [values[0], value] for value in values if value != values[0]})
 
     @property

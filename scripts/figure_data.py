@@ -149,6 +149,8 @@ def view_of(result, model=None, dtype=None, impl=None):
     chosen = []
     for flag, part, value in (("model", "base_model", model), ("dtype", "dtype", dtype), ("impl", "impl", impl)):
         counts = Counter(getattr(row, part) for row in rows)
+        if value is not None and not counts:
+            raise Unusable(f"{result.path}: --{flag}: expected rows of a model without an error, got none")
         if value is not None and value not in counts:
             raise Unusable(f"{result.path}: --{flag}: expected any of {', '.join(sorted(counts))}, got {value!r}")
         # Of equals the last, as in the verdict.
@@ -344,9 +346,10 @@ def roofline(view, figure):
     """A row cannot rise above the slope, which is memory, nor above the level of its instructions. What is near neither
     is held back by something else: latency, conversion, or a kernel that could be better."""
     figure.title = f"Roofline of this machine, and the rows of {view.model}"
-    rows = [row for row in view.select() if row.counters["gflops"] > 0]
+    timed = view.select()
+    rows = [row for row in timed if row.counters["gflops"] > 0]
     if not rows:
-        raise Missing("no row was timed on all threads", "--threads all")
+        raise Missing("no row with FLOPs was timed on all threads", "--op linear" if timed else "--threads all")
     bandwidth = float(np.median([row.counters["peak_gbs"] for row in rows]))
     classes, groups = {}, {}
     for row in rows:

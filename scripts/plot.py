@@ -5,7 +5,6 @@
 # ///
 """Figures of result files of bench_mla run, as SVG and PNG, on light and on dark paper; of several files also how the
 later ones compare with the first. What a figure shows comes from its file; where rows are missing, it says so."""
-import argparse
 import dataclasses
 import io
 import json
@@ -14,13 +13,14 @@ import pathlib
 import re
 import sys
 import textwrap
+import warnings
 from dataclasses import dataclass, field
 from html import escape
 
 import results  # first: it finds the libraries
 from comparison import compare, load_side
 from figure_data import FIGURES, PARTS, binary, figure_of, forest_of, plain_number, view_of
-from results import Unusable, numbered, short_time, standard_output, times, writing
+from results import Parser, Unusable, numbered, short_time, standard_output, times, writing
 
 import matplotlib
 
@@ -29,6 +29,9 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import Affine2D
+
+# Of letters that the font lacks, as a machine's alias may have: an SVG holds them as text all the same.
+warnings.filterwarnings("ignore", "Glyph .* missing from")
 
 
 # ---- Paper
@@ -404,7 +407,7 @@ def forests(comparisons):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="plot.py", description=__doc__)
+    parser = Parser(prog="plot.py", description=__doc__)
     parser.add_argument("files", nargs="+", metavar="FILE", help="result files of bench_mla run")
     parser.add_argument("--out", help="the folder of the figures (default: beside the first file, FILE-figures)")
     parser.add_argument("--only", help=f"some of {', '.join([*FIGURES, 'forest'])}")
@@ -418,10 +421,10 @@ def main(arguments=None):
             raise Unusable(f"--only: expected any of {', '.join(known)}, got {options.only!r}")
         if options.out == "":
             raise Unusable("--out: expected a folder, got ''")
+        views = [view_of(results.load(file), options.model, options.dtype, options.impl) for file in options.files]
         out = pathlib.Path(options.out) if options.out else figures_folder(options.files[0])
         drawn = {}  # by folder
-        for file, name in zip(options.files, numbered([pathlib.Path(file).stem for file in options.files])):
-            view = view_of(results.load(file), options.model, options.dtype, options.impl)
+        for view, name in zip(views, numbered([pathlib.Path(file).stem for file in options.files])):
             folder = out / name if len(options.files) > 1 else out
             drawn[folder] = [figure_of(name, view) for name in FIGURES if name in only]
         if len(options.files) > 1 and "forest" in only:

@@ -6,7 +6,6 @@
 """One page of a result file of bench_mla run: what it says, figures, the ledger of claims, every row with its command,
 and the file itself. FILE.html opens without a network; FILE.md and the pictures in FILE-figures are for other places.
 Of several files the page begins with how the others compare with the first."""
-import argparse
 import base64
 import dataclasses
 import functools
@@ -23,7 +22,7 @@ import claims
 import pages
 import plot
 from figure_data import FIGURES, figure_of, view_of
-from results import Unusable, percent, quantity, short_number, short_time, three_digits, times
+from results import Parser, Unusable, percent, quantity, short_number, short_time, three_digits, times
 
 import jinja2
 from markupsafe import Markup
@@ -64,10 +63,11 @@ def cells(row):
 
 
 def command_options(result):
-    """What a row's command needs of the run's own: models that are files, the seed, the memory."""
-    words = [word for argument in result.context["mmb.argv"].split() for word in argument.split("=", 1)]
+    """What a row's command needs of the run's own: models and traces that are files, the seed, the memory."""
+    words = [word for argument in shlex.split(result.context["mmb.argv"]) for word in argument.split("=", 1)]
     kept = [(flag, value) for flag, value in zip(words, words[1:])
-            if flag in ("--profile", "--seed", "--memory") or flag == "--model" and re.search(r"/|\.json", value)]
+            if flag in ("--profile", "--seed", "--memory", "--trace")
+            or flag == "--model" and re.search(r"/|\.json", value)]
     return " ".join(f"{flag} {shlex.quote(value)}" for flag, value in kept)
 
 
@@ -175,7 +175,7 @@ def markdown_of(section, compared, folder):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="report.py", description=__doc__)
+    parser = Parser(prog="report.py", description=__doc__)
     parser.add_argument("files", nargs="+", metavar="FILE", help="result files of bench_mla run")
     parser.add_argument("--out", help="the page (default: beside the first file, FILE.html); with it go PAGE.md and "
                                       "PAGE-figures")

@@ -1,4 +1,5 @@
 """Result files of bench_mla run: read, checked, repetitions merged; and what the scripts share in showing them."""
+import argparse
 import contextlib
 import functools
 import itertools
@@ -28,6 +29,12 @@ except ModuleNotFoundError as missing:
 
 class Unusable(Exception):
     """file: field: what was expected."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one sentence what is wrong with the command line."""
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (--help shows the usage)\n")
 
 
 @contextlib.contextmanager
@@ -166,6 +173,13 @@ def load(path):
         raise Unusable(f"{path}: {_field(error.absolute_path)}: {_expected(error)}")
     if not document["benchmarks"]:
         raise Unusable(f"{path}: benchmarks: expected rows, got none: the run ended before its first")
+    repetitions = set()
+    for at, entry in enumerate(document["benchmarks"]):
+        repetition = entry["name"], entry["repetition_index"]
+        if repetition in repetitions:
+            raise Unusable(f"{path}: benchmarks[{at}].repetition_index: expected one that {entry['name']} does not have "
+                           f"above, got {entry['repetition_index']}")
+        repetitions.add(repetition)
     return result_of(document, path)
 
 

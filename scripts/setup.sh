@@ -82,13 +82,13 @@ install_packages() {
   eval "$command"
 }
 
-# Again only where requirements.txt has changed. The report and the tests of the scripts need them; the run does not.
+# Again only where requirements.txt has changed, or the system's python3 has. The report and the tests of the scripts need them; the run does not.
 python_libraries() {
   python=build/venv/bin/python
-  ! cmp -s scripts/requirements.txt build/venv/requirements.txt || return 0
+  ! cmp -s scripts/requirements.txt build/venv/requirements.txt || ! "$python" -c '' 2>/dev/null || return 0
   echo "== Python libraries, into build/venv"
   mkdir -p build
-  if { python3 -m venv build/venv &&
+  if { python3 -m venv --clear build/venv &&
     $python -m pip install -q --disable-pip-version-check -r scripts/requirements.txt; } >build/venv.log 2>&1; then
     cp scripts/requirements.txt build/venv/
   else
@@ -108,7 +108,7 @@ for argument; do
   case $argument in
     --yes) yes=yes ;;
     --no-install) install=no ;;
-    --help) echo "${usage:?}"; exit 0 ;;
+    --help | -h) echo "${usage:?}"; exit 0 ;;
     *) rest="$rest$(quote "$argument")" ;;
   esac
 done

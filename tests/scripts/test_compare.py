@@ -458,6 +458,16 @@ def test_an_exact_counter_is_the_default_gate(tmp_path, capsys):
     assert "an exact counter changed: 1" in captured.err
 
 
+def test_an_exact_counter_is_that_of_every_repetition(tmp_path, capsys):
+    made = synthetic.document({NAMES[0]: [1.0, 2.0, 3.0]})
+    made["benchmarks"][0]["flops"] += 1  # the middle one is another
+    base = synthetic.write(tmp_path / "base.json", {NAMES[0]: [1.0, 2.0, 3.0]})
+    new = tmp_path / "new.json"
+    new.write_text(json.dumps(made))
+    assert run(base, new) == 1
+    assert "CHANGED: flops" in capsys.readouterr().out
+
+
 def test_a_changed_row_is_not_comparable_where_it_is_no_gate(tmp_path, capsys):
     assert run(*changed(tmp_path), "--fail-on", "none") == 3
     assert "exact counters differ in 1 rows" in capsys.readouterr().err

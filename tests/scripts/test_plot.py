@@ -386,7 +386,8 @@ def test_a_figure_without_its_rows_is_a_note(key, bench_mla):
                                  accounts="", dense_equivalent_parameters_ideal=""))
     if key == "roofline":
         assert figure.drawn
-        return
+        name = "rms_norm/two_pass/bf16/avx2/DeepSeek-V3/tokens:1/hidden_size:9/threads:all"
+        figure = figure_of(key, view({name: ([1e-6], {"gflops": 0})}))
     assert not figure.drawn and figure.title and figure.notes[0].startswith("Not drawn: ")
     plot.render(figure, plot.LIGHT)
     # The command that the note names would time what is missing; asked of a model whose rows are listed at once.
@@ -511,6 +512,18 @@ def test_what_is_no_result_is_one_sentence_and_status_2(content, tmp_path, capsy
     assert plot.main([str(file)]) == 2
     output = capsys.readouterr()
     assert output.out == "" and output.err.startswith("plot.py: ") and output.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_a_folder_is_no_result(name, capsys):
+    assert plot.main([name]) == 2
+    assert re.fullmatch(r"plot\.py: [^\n]*expected a file that can be read[^\n]*\n", capsys.readouterr().err)
+
+
+def test_of_rows_in_error_there_is_no_view(tmp_path, capsys):
+    file = synthetic.write(tmp_path / "made.json", {name: ([1.0], {"error": "wrong"}) for name in rows()})
+    assert plot.main([str(file), "--model", "DeepSeek-V3"]) == 2
+    assert "--model: expected rows of a model without an error, got none" in capsys.readouterr().err
 
 
 def test_bad_flags_are_one_sentence_and_status_2(tmp_path, capsys):

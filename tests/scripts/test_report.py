@@ -65,6 +65,12 @@ def test_it_is_one_small_offline_file(page):
     assert {address[1:] for address in read.addresses if address.startswith("#")} <= set(read.ids)
 
 
+def test_the_command_of_a_row_has_the_files_that_it_needs(tmp_path):
+    argv = "bench_mla run --profile=smoke --model '/some where/my config.json' --trace a.txt --out b.json"
+    result = report.results.load(made(tmp_path / "made.json", argv=argv))
+    assert report.command_options(result) == "--profile smoke --model '/some where/my config.json' --trace a.txt"
+
+
 def test_what_is_in_it(page, file):
     read = Page(page)
     assert '<p class="headline">On this machine DeepSeek-V3 decodes like a 40 B dense model.</p>' in read.text

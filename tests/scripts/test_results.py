@@ -151,6 +151,8 @@ BAD = {
                 r"benchmarks\[1\]\.roof: expected at most 1e\+30, got Infinity"),
     "digits": (spoiled(lambda row: row.update(real_time=10 ** 400)),
                r"benchmarks\[1\]\.real_time: expected at most 1e\+30, got 1000"),
+    "again": (spoiled(lambda row: row.update(name=NAMES[0])),
+              r"benchmarks\[1\]\.repetition_index: expected one that linear/\S+ does not have above, got 0"),
     "ruler": (spoiled(lambda row: row.update(peak_gbs=0)), r"benchmarks\[1\]\.peak_gbs: expected more than 0, got 0"),
     "slow": (spoiled(lambda row: row.update(peak_gflops=0)), r"benchmarks\[1\]\.peak_gflops: expected more than 0"),
     "canary": (json.dumps(synthetic.document({NAMES[0]: [1.0]}, canary_gbs_before="0")),
