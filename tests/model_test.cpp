@@ -414,8 +414,8 @@ TEST(Habits, FamilyDefaults) {
   EXPECT_FALSE(load_model("Qwen2.5-72B").attention_output_bias);
   EXPECT_FALSE(load_model("Llama-3.1-8B").attention_bias);
   EXPECT_TRUE(parse(config("Llama-3.1-8B", {{"attention_bias", true}})).attention_output_bias);
-  EXPECT_FALSE(parse(config("Llama-3.1-8B", {{"attention_bias", true}, {"attention_out_bias", false}}))
-                   .attention_output_bias);
+  EXPECT_FALSE(
+      parse(config("Llama-3.1-8B", {{"attention_bias", true}, {"attention_out_bias", false}})).attention_output_bias);
   EXPECT_FALSE(
       parse(config("Llama-3.1-8B", {{"attention_bias", true}, {"model_type", "glm4_moe"}})).attention_output_bias);
   EXPECT_TRUE(load_model("Qwen3-30B-A3B").qk_norm);
