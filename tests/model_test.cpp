@@ -416,8 +416,8 @@ TEST(Habits, FamilyDefaults) {
   EXPECT_TRUE(parse(config("Llama-3.1-8B", {{"attention_bias", true}})).attention_output_bias);
   EXPECT_FALSE(
       parse(config("Llama-3.1-8B", {{"attention_bias", true}, {"attention_out_bias", false}})).attention_output_bias);
-  EXPECT_FALSE(
-      parse(config("Llama-3.1-8B", {{"attention_bias", true}, {"model_type", "glm4_moe"}})).attention_output_bias);
+  for (const char* type : {"glm4_moe", "glm4"})
+    EXPECT_FALSE(parse(config("Llama-3.1-8B", {{"attention_bias", true}, {"model_type", type}})).attention_output_bias);
   EXPECT_TRUE(load_model("Qwen3-30B-A3B").qk_norm);
   EXPECT_FALSE(load_model("Qwen2.5-72B").qk_norm);
 }
@@ -569,6 +569,11 @@ TEST(Habits, WhatIsNotModelledIsRefusedByItsName) {
                        {"interleave_moe_layer_step", 2},
                        {"moe_latent_size", 1024},
                        {"routed_expert_hidden_size", 96},
+                       {"lm_head_bias", true},
+                       {"num_attention_groups", 8},
+                       {"num_dense_layers", 2},
+                       {"rope_ntk_alpha", 1.0},
+                       {"rope_scaling_factor", 32.0},
                        {"attn_output_gate", true}};
   for (const auto& [field, value] : fields.items()) {
     expect_refused(with(config("DeepSeek-V3"), field, value), field);
@@ -578,6 +583,15 @@ TEST(Habits, WhatIsNotModelledIsRefusedByItsName) {
   json harmless = config("DeepSeek-V3");
   harmless.update({{"moe_router_enable_expert_bias", true}, {"moe_router_dtype", "fp32"}, {"moe_z_loss_coeff", 1e-3}});
   EXPECT_EQ(refusal(harmless.dump()), "accepted");
+}
+
+TEST(LoadModel, ANameTooLongForAFileIsOneOfNoModel) {
+  try {
+    load_model(std::string(300, 'a'));
+    ADD_FAILURE() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("expected the path of a config.json or one of"), std::string::npos);
+  }
 }
 
 TEST(Habits, Quantization) {
