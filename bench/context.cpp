@@ -66,8 +66,8 @@ std::string printable(std::string text) {
   return json::parse(json(text).dump(-1, ' ', false, json::error_handler_t::replace)).get<std::string>();
 }
 
-// A word as a shell reads it.
-std::string quoted(const std::string& word) {
+// As a shell reads it.
+std::string shell_word(const std::string& word) {
   const auto plain = [](unsigned char c) { return std::isalnum(c) || std::strchr("%+,-./:=@_~", c); };
   if (!word.empty() && std::ranges::all_of(word, plain)) return word;
   std::string text = "'";
@@ -379,7 +379,7 @@ Context run_context(const RunFacts& run, const std::vector<Machine>& machines) {
       {"mmb.alias", alias.empty() ? "none" : alias},
       {"mmb.profile", run.profile},
       {"mmb.seed", std::to_string(run.seed)},
-      {"mmb.argv", joined(argv, " ", quoted)},
+      {"mmb.argv", joined(argv, " ", shell_word)},
       {"mmb.warnings", joined(run_warnings(run.threads), "; ")},
       {"mmb.cpu_model", cpu_field({"model name", "Model", "CPU part"})},
       {"mmb.cpu_vendor", cpu_field({"vendor_id", "CPU implementer"})},

@@ -113,7 +113,7 @@ def write_json(entries, out):
 def main(arguments=None):
     first_line, usage, *paragraphs = __doc__.split("\n\n")
     parser = Parser(prog="claims.py", description=first_line, epilog="\n\n".join(paragraphs),
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("result", metavar="RESULT.json", help="what bench_mla run wrote")
     writers = {"table": write_table, "md": write_md, "json": write_json}
     parser.add_argument("--format", choices=writers, default="table", help="for a terminal (default), Markdown or JSON")

@@ -64,7 +64,11 @@ def cells(row):
 
 def command_options(result):
     """What a row's command needs of the run's own: models and traces that are files, the seed, the memory."""
-    words = [word for argument in shlex.split(result.context["mmb.argv"]) for word in argument.split("=", 1)]
+    try:
+        arguments = shlex.split(result.context["mmb.argv"])
+    except ValueError:  # of a run before these were quoted
+        arguments = result.context["mmb.argv"].split()
+    words = [word for argument in arguments for word in argument.split("=", 1)]
     kept = [(flag, value) for flag, value in zip(words, words[1:])
             if flag in ("--profile", "--seed", "--memory", "--trace")
             or flag == "--model" and re.search(r"/|\.json", value)]

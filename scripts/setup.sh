@@ -82,7 +82,8 @@ install_packages() {
   eval "$command"
 }
 
-# Again only where requirements.txt has changed, or the system's python3 has. The report and the tests of the scripts need them; the run does not.
+# Again only where requirements.txt has changed, or the system's python3 has. The report and the tests of the scripts need
+# them; the run does not.
 python_libraries() {
   python=build/venv/bin/python
   ! cmp -s scripts/requirements.txt build/venv/requirements.txt || ! "$python" -c '' 2>/dev/null || return 0

@@ -354,7 +354,6 @@ class BenchMla(unittest.TestCase):
         self.assertIn(f"--model '{model}'", context["mmb.argv"])
         self.assertEqual(context["mmb.alias"], "Büro? 机器\ufffd")
 
-
     def test_machine_stops_when_interrupted(self):
         process = subprocess.Popen([BENCH, "machine"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         interrupt(process, signal.SIGINT)

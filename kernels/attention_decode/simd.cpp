@@ -26,8 +26,8 @@
 // their FLOPs, 12 of L1's 16 fill buffers are with memory while tiles load from L2: strips reach 0.83 and P V 0.96 on a cache
 // in L2, 0.78 and 0.74 on one in memory. MHA prefill: its FMA loops reach 0.95; a fifth goes to packing queries and writing
 // results, whose rows are far apart (5 % each), to widening (4 %) and softmax (4 %). On a matrix unit: tiles.h.
-// Zen 3, beside AVX2 as it was: short strips gain 1.07-1.13 for GQA of 8 rows, 1.15-1.25 for 16, 1.07-1.18 for latents of 16
-// heads.
+// Zen 3: GQA of 8 rows is 1.05-1.13 times as fast in short strips as in strips of four; of 16 rows 1.15-1.25 times as in
+// panels, latents of 16 heads 1.07-1.18.
 // Split: query_rows.h.
 #include "mmb/attention_decode.h"
 
@@ -403,7 +403,7 @@ struct Workspace {
   float* s;                                    // scores, then weights, of one block
   float* alpha;                                // per lane
   int32_t* limit;                              // per lane: tokens that the row sees
-  float* wide;                                 // widened keys, then values, of few rows: kWideBytes
+  float* wide;                                 // widened keys of few rows, kWideBytes
   bf16 *weights = nullptr, *values = nullptr;  // of one block, as the matrix unit's operands
 };
 
@@ -554,8 +554,9 @@ MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, i
       }
     } else
       dots<E, R>(w.q, k_spans, k, block.k_stride, count, w.s, fetches(k, next.k, 0, 1));
+    const VecInt present = static_cast<int32_t>(count) - offset;
     for (int64_t i = 0; i < R * T; i += kLanes) {
-      const VecInt seen = limits(w.limit + i, t), present = static_cast<int32_t>(count) - offset;
+      const VecInt seen = limits(w.limit + i, t);
       softmax<T>(w.s + i, R * T, vectors, vectors * T > count || w.limit[i] < t + count,
                  seen < present ? seen : present, partial.m + i, partial.l + i, w.alpha + i);
     }
@@ -697,12 +698,17 @@ MMB_OP void unit_rows(const Rows& rows, const Tile& tile, const Loader& loader, 
   }
 }
 
+// Rows that are few. 8 lanes take twice as many in strips, but of f32, which panels need not widen (strips: 0.88 to 0.97 of
+// their speed).
+template <class E>
+constexpr int kFewRows = kLanes == 8 && kSpan<E> > 1 ? 16 : kLanes;
+
 template <class E>
 MMB_OP void few_rows(const Rows& rows, const Tile& tile, const Loader& loader, int64_t begin, int64_t end,
                      const Workspace& w, const Partial& p) {
-  if constexpr (kLanes >= 8)
+  if constexpr (kFewRows<E> >= 16)
     if (tile.rows > 8) return few_rows<E, 16>(rows, tile, loader, begin, end, w, p);
-  if constexpr (kLanes >= 8)
+  if constexpr (kFewRows<E> >= 8)
     if (tile.rows > 4) return few_rows<E, 8>(rows, tile, loader, begin, end, w, p);
   if (tile.rows > 2) return few_rows<E, 4>(rows, tile, loader, begin, end, w, p);
   if (tile.rows > 1) return few_rows<E, 2>(rows, tile, loader, begin, end, w, p);
@@ -723,11 +729,10 @@ MMB_OP void attend_tile(const Rows& rows, const Tile& tile, const Loader& loader
   if constexpr (!kHasTiles && kLanes == 16)  // of fewer rows mix widens values several times
     if (tile.rows > kLanes / 2 && tile.rows <= kLanes && loader.unscaled_type == DType::int8)
       return few_rows<int8, kLanes>(rows, tile, loader, begin, end, w, p);
-  // 8 lanes take twice as many rows in strips, but of f32, which panels need not widen (strips: 0.88 to 0.97 of their speed).
-  const bool few = tile.rows <= kLanes || (kLanes == 8 && tile.rows <= 16 && loader.stored_type == DType::bf16);
-  if (!few)
+  const bool f32 = loader.stored_type == DType::f32;
+  if (tile.rows > (f32 ? kFewRows<float> : kFewRows<bf16>))
     panels(rows, tile, loader, begin, end, w, p);
-  else if (loader.stored_type == DType::f32)
+  else if (f32)
     few_rows<float>(rows, tile, loader, begin, end, w, p);
   else
     few_rows<bf16>(rows, tile, loader, begin, end, w, p);

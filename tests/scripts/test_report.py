@@ -71,6 +71,11 @@ def test_the_command_of_a_row_has_the_files_that_it_needs(tmp_path):
     assert report.command_options(result) == "--profile smoke --model '/some where/my config.json' --trace a.txt"
 
 
+def test_a_command_line_that_was_not_quoted_is_read_by_its_spaces(tmp_path):
+    result = report.results.load(made(tmp_path / "made.json", argv="bench_mla run --filter it's --seed 7"))
+    assert report.command_options(result) == "--seed 7"
+
+
 def test_what_is_in_it(page, file):
     read = Page(page)
     assert '<p class="headline">On this machine DeepSeek-V3 decodes like a 40 B dense model.</p>' in read.text
