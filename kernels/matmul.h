@@ -34,13 +34,17 @@ constexpr int64_t kColumnBlock = kMinPanels > 1 ? 128 : 256;  // columns whose w
 MMB_OP constexpr int sums_of(DType weights) {
   return is_scaled(weights) ? 2 : 1;
 }
+MMB_OP constexpr bool sums_fit(int64_t tokens, int panels, DType weights) {
+  return tokens * panels * kVecsPerPanel * sums_of(weights) <= kTileVecs;
+}
+// With 16 registers the sums of scales before wait in memory where they do not fit.
 MMB_OP constexpr bool fits_tall_tile(int64_t tokens, DType weights) {
-  return tokens * sums_of(weights) <= kTallTokens;
+  return kRegisters < 32 ? tokens <= kTallTokens : sums_fit(tokens, 1, weights);
 }
 
 MMB_OP constexpr int panels_beside(int tokens, DType weights) {
   int panels = kMaxPanels;
-  while (panels > 1 && tokens * panels * kVecsPerPanel * sums_of(weights) > kTileVecs) --panels;
+  while (panels > 1 && !sums_fit(tokens, panels, weights)) --panels;
   return panels;
 }
 

@@ -302,22 +302,57 @@ constexpr DType kTypeOf<int8> = DType::int8;
 template <>
 constexpr DType kTypeOf<int4> = DType::int4;
 
-// Outputs [v * kLanes, (v + 1) * kLanes) of a panel's line, as f32: all of its columns. Those of fp8 are 2^-8 of their
-// value, which its f16 has the same bits for.
+// The upper half of each lane, as an f32. kFull: no register is left for the mask. Compilers would give it one all the same, and
+// leave a sum on the stack.
+template <bool kFull = false>
+MMB_OP Vec upper_halves(VecBits bits) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  if (!kFull) return (Vec)(bits & 0xffff0000u);
+  alignas(32) static constexpr uint16_t kMask[] = {0, 0xffff, 0, 0xffff, 0, 0xffff, 0, 0xffff,
+                                                   0, 0xffff, 0, 0xffff, 0, 0xffff, 0, 0xffff};
+  __asm__("vpand %1, %0, %0" : "+x"(bits) : "m"(kMask));
+  return (Vec)bits;
+#else
+  return (Vec)(bits & 0xffff0000u);
+#endif
+}
+
+// Outputs [v * kLanes, (v + 1) * kLanes) of a panel's line, as f32: column c, or all of its columns. Those of fp8 are 2^-8 of
+// their value, which its f16 has the same bits for.
 constexpr float kFp8Unit = 256;
-MMB_OP void load_columns(const float* line, int v, Vec (&columns)[1]) {
-  columns[0] = load(line + v * kLanes);
-}
-MMB_OP void load_columns(const bf16* line, int v, Vec (&columns)[2]) {
+template <class E>
+MMB_OP VecBits column_bits(const E* line, int v) {
   VecBits bits;
-  memcpy(&bits, line + 2 * kLanes * v, sizeof bits);
-  columns[0] = (Vec)(bits << 16);
-  columns[1] = (Vec)(bits & 0xffff0000u);
+  memcpy(&bits, reinterpret_cast<const char*>(line) + 4 * kLanes * v, sizeof bits);
+  return bits;
 }
-// The upper halves of 2^-8 of fp8 that are normal numbers, from the upper byte of every 16 bits, moved down by 4: sign, 4 bits
-// of exponent and mantissa have their places in an f32 then, to which the upper bits of the exponent are missing.
-MMB_OP VecBits normal_fp8(VecBits moved) {
-  return (moved & 0x87f087f0u) | 0x38003800u;
+template <bool kFull = false>
+MMB_OP Vec load_column(const float* line, int v, int) {
+  return load(line + v * kLanes);
+}
+template <bool kFull = false>
+MMB_OP Vec load_column(const bf16* line, int v, int c) {
+  const VecBits bits = column_bits(line, v);
+  return c == 0 ? (Vec)(bits << 16) : upper_halves<kFull>(bits);
+}
+template <bool kFull = false>
+MMB_OP Vec load_column(const int8* line, int v, int c) {
+  return __builtin_convertvector((VecInt)(column_bits(line, v) << (24 - 8 * c)) >> 24, Vec);
+}
+template <bool kFull = false>
+MMB_OP Vec load_column(const int4* line, int v, int c) {
+  const VecBits bits = column_bits(line, v);
+#if defined(__AVX512F__)  // a permutation looks at the lowest four bits alone
+  const __m512 values = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
+  return (Vec)_mm512_permutexvar_ps((__m512i)(bits >> (4 * c)), values);
+#else
+  return __builtin_convertvector((VecInt)(bits << (28 - 4 * c)) >> 28, Vec);
+#endif
+}
+template <class E, int N>
+MMB_OP void load_columns(const E* line, int v, Vec (&columns)[N]) {
+  MMB_UNROLL
+  for (int c = 0; c < N; ++c) columns[c] = load_column(line, v, c);
 }
 // 2^-8 of any fp8, from the upper byte of 16 bits: an f16 has exponent and mantissa one bit further down.
 MMB_OP Vec any_fp8(HalfBits upper) {
@@ -333,17 +368,13 @@ MMB_OP Vec any_fp8(HalfBits upper) {
   return (Vec)((VecBits)(magnitude >= 0x0f800000u ? (Vec)(magnitude | 0x7f800000u) : value) | (bits & 0x8000u) << 16);
 #endif
 }
-MMB_OP VecBytes column_bytes(const fp8* line, int v) {
-  VecBytes bytes;
-  memcpy(&bytes, line + 4 * kLanes * v, sizeof bytes);
-  return bytes;
-}
 // Bytes of fp8, of which nearly all are normal numbers: finds whether some are not.
 struct Fp8Screen {
   VecBytes most = {};  // of what is at the least kOther for zeros, subnormals and NaN
   static constexpr uint8_t kOther = 238;
 
-  MMB_OP void add(VecBytes bytes) {
+  MMB_OP void add(VecBits bits) {
+    const auto bytes = (VecBytes)bits;
     const VecBytes x = bytes + bytes - 16;  // without the sign
     most = x > most ? x : most;
   }
@@ -360,32 +391,35 @@ struct Fp8Screen {
 #endif
   }
 };
-MMB_OP void load_normal_columns(const fp8* line, int v, Vec (&columns)[4]) {
+// Columns c and c + 2 of normal numbers, in the upper byte of every 16 bits, which move down by 4: sign, 4 bits of exponent and
+// mantissa have their places in an f32 then, to which the upper bits of the exponent are missing.
+template <bool kFull = false>
+MMB_OP void load_normal_columns(const fp8* line, int v, int c, Vec (&columns)[2]) {
   typedef uint16_t Pairs __attribute__((vector_size(4 * kLanes)));
   typedef int16_t PairInts __attribute__((vector_size(4 * kLanes)));
-  const auto pairs = (Pairs)column_bytes(line, v);
-  VecBits even = normal_fp8((VecBits)((PairInts)(pairs << 8) >> 4)), odd = normal_fp8((VecBits)((PairInts)pairs >> 4));
-  forget_origin(even);  // both columns at once
-  forget_origin(odd);
-  columns[0] = (Vec)(even << 16);
-  columns[1] = (Vec)(odd << 16);
-  columns[2] = (Vec)(even & 0xffff0000u);
-  columns[3] = (Vec)(odd & 0xffff0000u);
+  const auto pairs = (Pairs)column_bits(line, v);
+  const auto moved = (VecBits)((PairInts)(c == 0 ? pairs << 8 : pairs) >> 4);
+  VecBits both = (moved & 0x87f087f0u) | 0x38003800u;
+  forget_origin(both);
+  columns[0] = (Vec)(both << 16);
+  columns[1] = upper_halves<kFull>(both);
+}
+template <bool kFull = false>
+MMB_OP void load_normal_columns(const fp8* line, int v, int, Vec (&columns)[4]) {
+  Vec even[2], odd[2];
+  load_normal_columns<kFull>(line, v, 0, even);
+  load_normal_columns<kFull>(line, v, 1, odd);
+  MMB_UNROLL
+  for (int c = 0; c < 4; ++c) columns[c] = c % 2 ? odd[c / 2] : even[c / 2];
 }
 MMB_OP void load_columns(const fp8* line, int v, Vec (&columns)[4]) {
-  const VecBytes bytes = column_bytes(line, v);
+  const VecBits bits = column_bits(line, v);
   Fp8Screen screen;
-  screen.add(bytes);
-  if (__builtin_expect(screen.all_normal(), 1)) return load_normal_columns(line, v, columns);
+  screen.add(bits);
+  if (__builtin_expect(screen.all_normal(), 1)) return load_normal_columns(line, v, 0, columns);
   MMB_UNROLL
   for (int c = 0; c < 4; ++c)
-    columns[c] = any_fp8(__builtin_convertvector((VecBits)bytes << (24 - 8 * c) >> 16, HalfBits) & 0xff00);
-}
-MMB_OP void load_columns(const int8* line, int v, Vec (&columns)[4]) {
-  VecBits bits;
-  memcpy(&bits, line + 4 * kLanes * v, sizeof bits);
-  MMB_UNROLL
-  for (int c = 0; c < 4; ++c) columns[c] = __builtin_convertvector((VecInt)(bits << (24 - 8 * c)) >> 24, Vec);
+    columns[c] = any_fp8(__builtin_convertvector(bits << (24 - 8 * c) >> 16, HalfBits) & 0xff00);
 }
 
 // kLanes consecutive elements of a row, widened; fp8 to 2^-8 of their value.
@@ -410,20 +444,6 @@ MMB_OP Vec load_partial(const E* p, int64_t n) {
   E padded[kLanes] = {};
   memcpy(padded, p, static_cast<size_t>(n) * sizeof(E));
   return load(padded);
-}
-
-MMB_OP void load_columns(const int4* line, int v, Vec (&columns)[8]) {
-  VecBits bits;
-  memcpy(&bits, line + 4 * kLanes * v, sizeof bits);
-  MMB_UNROLL
-  for (int c = 0; c < 8; ++c) {
-#if defined(__AVX512F__)  // a permutation looks at the lowest four bits alone
-    const __m512 values = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
-    columns[c] = (Vec)_mm512_permutexvar_ps((__m512i)(bits >> (4 * c)), values);
-#else
-    columns[c] = __builtin_convertvector((VecInt)(bits << (28 - 4 * c)) >> 28, Vec);
-#endif
-  }
 }
 
 // The lowest byte of each lane.

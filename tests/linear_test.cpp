@@ -22,11 +22,11 @@ TEST(Linear, LiteralCase) {
 // Tokens below, at and above every tile height; outputs around a panel and around a group; columns around a column block.
 // Six values at the least: all sums of a smaller result may cancel, which leaves their rounding.
 TEST(Linear, KernelsMatchReference) {
-  for (int64_t tokens : {1, 2, 3, 4, 6, 7, 12, 13, 17, 24, 25, 33})
+  for (int64_t tokens : {1, 2, 3, 4, 5, 6, 7, 12, 13, 17, 24, 25, 33})
     for (int64_t out : {1, 15, 16, 17, 130})
       if (tokens * out >= 6) expect_kernels_match_reference<Linear, reference::linear<double>>({tokens, 67, out});
   for (int64_t in : {1, 2, 255, 256, 257, 515})
-    for (int64_t tokens : {1, 29}) expect_kernels_match_reference<Linear, reference::linear<double>>({tokens, in, 50});
+    for (int64_t tokens : {1, 5, 29}) expect_kernels_match_reference<Linear, reference::linear<double>>({tokens, in, 50});
   expect_kernels_match_reference<Linear, reference::linear<double>>({1, 7168, 576});
   // More than a megabyte of tokens: in passes over some blocks of columns, and in groups of tiles, over two groups of panels.
   for (auto [tokens, in] : {std::pair{500, 520}, {2100, 130}})
@@ -53,7 +53,7 @@ TEST(Linear, RoundedRoundsToNearest) {
 }
 
 // Row r holds pattern r in one column, wherever that lies in a line, among ones: a NaN is the only number of its lines that is
-// not normal. Alone and for many tokens.
+// not normal. Alone, for a few and for many tokens.
 TEST(Linear, EveryFp8PatternIsMultiplied) {
   const int64_t rows = 256, cols = 131;
   for (int64_t column : {0, 1, 2, 3, 66, 128, 130}) {
@@ -64,7 +64,7 @@ TEST(Linear, EveryFp8PatternIsMultiplied) {
     const PackedMatrix packed(w, rows, cols, DType::fp8);
     for (const auto& kernel : Linear::kernels()) {
       if (!supported(kernel.impl) || !takes(kernel, {}, DType::fp8)) continue;
-      for (int64_t tokens : {1, 29}) {
+      for (int64_t tokens : {1, 4, 29}) {
         std::vector<float> x(static_cast<size_t>(tokens * cols)), y(static_cast<size_t>(tokens * rows));
         for (int64_t n = 0; n < tokens; ++n) x[static_cast<size_t>(n * cols + column)] = static_cast<float>(n + 1);
         kernel.run({tokens, cols, rows}, {x.data(), packed.matrix(), y.data()});

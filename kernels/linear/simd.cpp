@@ -74,55 +74,97 @@ MMB_OP Vec scale_of(const PanelGroup<T>& group, int64_t p, int v, int64_t line) 
   }
 }
 
+// The sums of a tile of int8, whose rows have one scale.
+template <class T, int MR, int N>
+MMB_OP void scale_rows(Vec (&acc)[MR][N], const PanelGroup<T>& w) {
+  MMB_UNROLL
+  for (int v = 0; v < N; ++v) {
+    const Vec scale = scale_of(w, v / kVecsPerPanel, v % kVecsPerPanel, 0);
+    MMB_UNROLL
+    for (int m = 0; m < MR; ++m) acc[m][v] *= scale;
+  }
+}
+
 // Widened lines: [panel][column of a block][16].
 MMB_OP float* widened_column(float* wide, int64_t p, int64_t column) {
   return wide + (p * kColumnBlock + column) * kPanel;
-}
-template <class T, int N>
-MMB_OP void keep(const Vec (&w)[N][kColumns<T>], float*& wide) {
-  MMB_UNROLL
-  for (int v = 0; v < N; ++v) {
-    MMB_UNROLL
-    for (int c = 0; c < kColumns<T>; ++c)
-      store(widened_column(wide, v / kVecsPerPanel, c) + v % kVecsPerPanel * kLanes, w[v][c]);
-  }
-  wide += kColumns<T> * kPanel;
 }
 
 // Where a tile's lines come from: memory, if it is the only tile; or near, where tiles before it have prefetched them. Whether it
 // leaves them widened to those after it.
 enum class Source { memory, near, near_to_keep };
 
-// One line of the tile's panels: one column for all tokens, then the next; all at once would need more registers than a
-// full tile leaves. To be kept: leaves the columns at `wide`.
+// One line of the tile's panels for all tokens, as many columns at a time as leave all sums in registers: a sum on the stack
+// halves the speed. To be kept: leaves the columns at `wide`.
 template <class T, int MR, int NP, Source kSource>
 MMB_OP void step(Vec (&acc)[MR][NP * kVecsPerPanel], const float*& x, const T* line, int64_t stride, float*& wide) {
-  constexpr int kVecs = NP * kVecsPerPanel;
-  const auto line_of = [&](int v) { return line + v / kVecsPerPanel * stride; };
+  constexpr int kVecs = NP * kVecsPerPanel, kLineColumns = kColumns<T>;
+  // Whether all columns fit beside the sums, an element of x and a mask (int4: they are many); if not, whether what they are
+  // widened from does, beside a column of what is fewer: vectors of the panels, or tokens.
+  constexpr bool kWhole = kLineColumns <= 4 && (MR + kLineColumns) * kVecs + 2 < kRegisters,
+                 kByTokens = kWhole || MR >= kVecs,
+                 kFull = !kWhole && (MR + 1) * kVecs + (kByTokens ? kVecs : 1) + 1 > kRegisters;
+  // Those that are widened together: c, c + kApart and so on.
+  constexpr int kTogether = kWhole ? kLineColumns : kTypeOf<T> == DType::fp8 ? 2 : 1, kApart = kLineColumns / kTogether;
   const auto multiply = [&](auto load) {
-    Vec w[kVecs][kColumns<T>];
     MMB_UNROLL
-    for (int v = 0; v < kVecs; ++v) load(line_of(v), v % kVecsPerPanel, w[v]);
-    if constexpr (kSource == Source::near_to_keep) keep<T>(w, wide);
-    MMB_UNROLL
-    for (int c = 0; c < kColumns<T>; ++c) {
-      MMB_UNROLL
-      for (int m = 0; m < MR; ++m) {
-        const Vec a = broadcast(x[c * MR + m]);
+    for (int c = 0; c < kApart; ++c) {
+      if constexpr (kFull) forget_origin(line);  // it is loaded again
+      Vec w[kVecs][kTogether];
+      const auto load_part = [&](int v) {
+        load(line + v / kVecsPerPanel * stride, v % kVecsPerPanel, c, w[v]);
+        if constexpr (kSource == Source::near_to_keep) {
+          MMB_UNROLL
+          for (int i = 0; i < kTogether; ++i)
+            store(widened_column(wide, v / kVecsPerPanel, c + i * kApart) + v % kVecsPerPanel * kLanes, w[v][i]);
+        }
+      };
+      const auto token = [&](int m, int i) { return broadcast(x[(c + i * kApart) * MR + m]); };
+      if constexpr (kByTokens) {
         MMB_UNROLL
-        for (int v = 0; v < kVecs; ++v) acc[m][v] = fma(a, w[v][c], acc[m][v]);
+        for (int v = 0; v < kVecs; ++v) load_part(v);
+        MMB_UNROLL
+        for (int i = 0; i < kTogether; ++i) {
+          MMB_UNROLL
+          for (int m = 0; m < MR; ++m) {
+            const Vec a = token(m, i);
+            MMB_UNROLL
+            for (int v = 0; v < kVecs; ++v) acc[m][v] = fma(a, w[v][i], acc[m][v]);
+          }
+        }
+      } else {
+        MMB_UNROLL
+        for (int v = 0; v < kVecs; ++v) {
+          load_part(v);
+          MMB_UNROLL
+          for (int i = 0; i < kTogether; ++i) {
+            MMB_UNROLL
+            for (int m = 0; m < MR; ++m) acc[m][v] = fma(token(m, i), w[v][i], acc[m][v]);
+          }
+        }
       }
     }
-    x += kColumns<T> * MR;
+    if constexpr (kSource == Source::near_to_keep) wide += kLineColumns * kPanel;
+    x += kLineColumns * MR;
   };
   if constexpr (kTypeOf<T> == DType::fp8) {
     Fp8Screen screen;  // one for all panels: a branch for each would keep the columns in memory
     MMB_UNROLL
-    for (int v = 0; v < kVecs; ++v) screen.add(column_bytes(line_of(v), v % kVecsPerPanel));
+    for (int v = 0; v < kVecs; ++v) screen.add(column_bits(line + v / kVecsPerPanel * stride, v % kVecsPerPanel));
     if (__builtin_expect(screen.all_normal(), 1))
-      return multiply([](const T* p, int v, Vec(&columns)[4]) { load_normal_columns(p, v, columns); });
+      return multiply([](const T* p, int v, int c, Vec(&w)[kTogether]) { load_normal_columns<kFull>(p, v, c, w); });
+    multiply([](const T* p, int v, int c, Vec(&w)[kTogether]) {
+      Vec columns[kLineColumns];
+      load_columns(p, v, columns);
+      MMB_UNROLL
+      for (int i = 0; i < kTogether; ++i) w[i] = columns[c + i * kApart];
+    });
+  } else {
+    multiply([](const T* p, int v, int c, Vec(&w)[kTogether]) {
+      MMB_UNROLL
+      for (int i = 0; i < kTogether; ++i) w[i] = load_column<kFull>(p, v, c + i * kApart);
+    });
   }
-  multiply([](const T* p, int v, Vec(&columns)[kColumns<T>]) { load_columns(p, v, columns); });
 }
 
 // Weights to prefetch while a tile computes: for every line of the tile a place in each panel of the group, from line `turn`
@@ -230,20 +272,31 @@ template <class T, int MR, int NP, Source kSource>
       }
     }
   };
-  if constexpr (is_scaled(kTypeOf<T>)) {
+  if constexpr (kTypeOf<T> == DType::fp8 || kTypeOf<T> == DType::int4) {
+    constexpr bool kFit = sums_fit(MR, NP, kTypeOf<T>);
     constexpr int64_t kLines = kScaled<T> / kColumns<T>;
+    [[maybe_unused]] Vec before[MR][kVecs] = {};  // of scales before, or at `wide`
     for (int64_t first = 0; first < lines; first += kLines) {
-      Vec sums[MR][kVecs] = {};
-      run(sums, first, lines - first < kLines ? lines : first + kLines);
+      const bool last = first + kLines >= lines;
+      run(acc, first, last ? lines : first + kLines);
       MMB_UNROLL
       for (int v = 0; v < kVecs; ++v) {
         const Vec scale = scale_of(w, v / kVecsPerPanel, v % kVecsPerPanel, first);
         MMB_UNROLL
-        for (int m = 0; m < MR; ++m) acc[m][v] = fma(scale, sums[m][v], acc[m][v]);
+        for (int m = 0; m < MR; ++m) {
+          float* waiting = wide + (m * kVecs + v) * kLanes;
+          const Vec sum = fma(scale, acc[m][v], kFit ? before[m][v] : first > 0 ? load(waiting) : Vec{});
+          acc[m][v] = last ? sum : Vec{};
+          if (kFit)
+            before[m][v] = sum;
+          else if (!last)
+            store(waiting, sum);
+        }
       }
     }
   } else {
     run(acc, 0, lines);
+    if constexpr (kTypeOf<T> == DType::int8) scale_rows(acc, w);
   }
   store_tile(acc, out);
 }
@@ -317,14 +370,7 @@ MMB_DOTS [[gnu::noinline]] void dot_tile(const float* packed, const PanelGroup<T
     dot_step(acc, x, w, i, kLines);
   }
   if (i < lines) dot_step(acc, x, w, i, lines - i);
-  if constexpr (kTypeOf<T> == DType::int8) {
-    MMB_UNROLL
-    for (int v = 0; v < NP * kVecsPerPanel; ++v) {
-      const Vec scale = scale_of(w, v / kVecsPerPanel, v % kVecsPerPanel, 0);
-      MMB_UNROLL
-      for (int m = 0; m < MR; ++m) acc[m][v] *= scale;
-    }
-  }
+  if constexpr (kTypeOf<T> == DType::int8) scale_rows(acc, w);
   store_tile(acc, out);
 }
 
@@ -336,7 +382,7 @@ MMB_OP void tile_of_height(int64_t height, const float* x, const PanelGroup<T>& 
     if constexpr (on_dots(kTypeOf<T>, MR))
       if (has_dots()) return dot_tile<T, MR, NP>(x, w, lines, ahead, out);
     tile<T, MR, NP, kSource>(x, w, lines, ahead, out, wide);
-  } else if constexpr ((MR + 1) * NP * kVecsPerPanel * sums_of(kTypeOf<T>) <= kTileVecs &&
+  } else if constexpr ((NP == 1 ? fits_tall_tile(MR + 1, kTypeOf<T>) : sums_fit(MR + 1, NP, kTypeOf<T>)) &&
                        (kSource == Source::memory || MR < kTileTokens))
     tile_of_height<T, NP, kSource, MR + 1>(height, x, w, lines, ahead, out, wide);
 }
