@@ -44,11 +44,8 @@ MMB_OP Vec load_part(const float* p, int) {
   return load(p);
 }
 MMB_OP Vec load_part(const bf16* p, int part) {
-  Vec columns[2];
-  load_columns(p, 0, columns);
-  return columns[part];
+  return load_column(p, 0, part);
 }
-
 MMB_OP Vec load_part(const int8* p, int part) {
   return load(p + part * kLanes);
 }

@@ -99,11 +99,12 @@ enum class Source { memory, near, near_to_keep };
 template <class T, int MR, int NP, Source kSource>
 MMB_OP void step(Vec (&acc)[MR][NP * kVecsPerPanel], const float*& x, const T* line, int64_t stride, float*& wide) {
   constexpr int kVecs = NP * kVecsPerPanel, kLineColumns = kColumns<T>;
-  // Whether all columns fit beside the sums, an element of x and a mask (int4: they are many); if not, whether what they are
-  // widened from does, beside a column of what is fewer: vectors of the panels, or tokens.
-  constexpr bool kWhole = kLineColumns <= 4 && (MR + kLineColumns) * kVecs + 2 < kRegisters,
-                 kByTokens = kWhole || MR >= kVecs,
-                 kFull = !kWhole && (MR + 1) * kVecs + (kByTokens ? kVecs : 1) + 1 > kRegisters;
+  // So many vectors, beside the sums, an element of x and a mask.
+  constexpr auto fit = [](int vectors) { return MR * kVecs + vectors + 2 < kRegisters; };
+  // Whether all columns fit (int4: they are many). If not, what they are widened from stays, if it fits beside one column of what
+  // is fewer: vectors of the panels, for one token after the other, or tokens.
+  constexpr bool kWhole = kLineColumns <= 4 && fit(kLineColumns * kVecs), kByTokens = kWhole || MR >= kVecs,
+                 kFull = !kWhole && !fit(kVecs + (kByTokens ? kVecs : 1));
   // Those that are widened together: c, c + kApart and so on.
   constexpr int kTogether = kWhole ? kLineColumns : kTypeOf<T> == DType::fp8 ? 2 : 1, kApart = kLineColumns / kTogether;
   const auto multiply = [&](auto load) {
