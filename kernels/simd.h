@@ -302,8 +302,8 @@ constexpr DType kTypeOf<int8> = DType::int8;
 template <>
 constexpr DType kTypeOf<int4> = DType::int4;
 
-// The upper half of each lane, as an f32. kFull: no register is left for the mask. Compilers would give it one all the same, and
-// leave a sum on the stack.
+// The upper half of each lane, as an f32. kFull: no register is left for the mask. Compilers would give it one all the same,
+// and leave a sum on the stack.
 template <bool kFull = false>
 MMB_OP Vec upper_halves(VecBits bits) {
 #if defined(__AVX2__) && !defined(__AVX512F__)
@@ -391,7 +391,7 @@ struct Fp8Screen {
 #endif
   }
 };
-// Columns c and c + 2 of normal numbers, in the upper byte of every 16 bits, which move down by 4: sign, 4 bits of exponent and
+// Columns c and c + 2, or all, of normal numbers: the upper byte of every 16 bits moves down by 4. Sign, 4 bits of exponent and
 // mantissa have their places in an f32 then, to which the upper bits of the exponent are missing.
 template <bool kFull = false>
 MMB_OP void load_normal_columns(const fp8* line, int v, int c, Vec (&columns)[2]) {

@@ -26,7 +26,8 @@ TEST(Linear, KernelsMatchReference) {
     for (int64_t out : {1, 15, 16, 17, 130})
       if (tokens * out >= 6) expect_kernels_match_reference<Linear, reference::linear<double>>({tokens, 67, out});
   for (int64_t in : {1, 2, 255, 256, 257, 515})
-    for (int64_t tokens : {1, 5, 29}) expect_kernels_match_reference<Linear, reference::linear<double>>({tokens, in, 50});
+    for (int64_t tokens : {1, 5, 29})
+      expect_kernels_match_reference<Linear, reference::linear<double>>({tokens, in, 50});
   expect_kernels_match_reference<Linear, reference::linear<double>>({1, 7168, 576});
   // More than a megabyte of tokens: in passes over some blocks of columns, and in groups of tiles, over two groups of panels.
   for (auto [tokens, in] : {std::pair{500, 520}, {2100, 130}})
