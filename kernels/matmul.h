@@ -30,14 +30,15 @@ constexpr int kTallTokens = kTileVecs / kVecsPerPanel;        // of a tile of on
 constexpr int kMaxPanels = 4;                                 // streams of weights: more of them read slower
 constexpr int64_t kColumnBlock = kMinPanels > 1 ? 128 : 256;  // columns whose widened lines stay close
 
-// Weights with scales are summed scale by scale, which takes twice the accumulators.
+// Weights with scales are summed scale by scale, or in dots of digits, which takes twice the accumulators.
 MMB_OP constexpr int sums_of(DType weights) {
   return is_scaled(weights) ? 2 : 1;
 }
+// All of them stay in registers.
 MMB_OP constexpr bool sums_fit(int64_t tokens, int panels, DType weights) {
   return tokens * panels * kVecsPerPanel * sums_of(weights) <= kTileVecs;
 }
-// With 16 registers the sums of scales before wait in memory where they do not fit.
+// With 16 registers, sums of the scales before wait in memory where they do not fit.
 MMB_OP constexpr bool fits_tall_tile(int64_t tokens, DType weights) {
   return kRegisters < 32 ? tokens <= kTallTokens : sums_fit(tokens, 1, weights);
 }
