@@ -391,8 +391,8 @@ MMB_OP void tile_of_height(int64_t height, const float* x, const PanelGroup<T>& 
     tile_of_height<T, NP, kSource, MR + 1>(height, x, w, lines, ahead, out, wide);
 }
 
-// Of several tiles each has half of kTileTokens at the least and kMinPanels panels at the most. `wide` gets lines to keep, or sums that
-// wait.
+// Of several tiles each has half of kTileTokens at the least and kMinPanels panels at the most. `wide` gets lines to keep, or
+// sums that wait.
 template <Source kSource, class T>
 MMB_OP void tile_of(int64_t height, int64_t panels, const float* x, const PanelGroup<T>& w, int64_t lines,
                     const Ahead& ahead, const Destination& out, float* wide) {
