@@ -53,6 +53,21 @@ TEST(Linear, RoundedRoundsToNearest) {
   }
 }
 
+// Random weights have few bits of mantissa: here the last one of bf16 is set, and every sum is exact.
+TEST(Linear, TheLastBitOfBf16IsMultiplied) {
+  const int64_t rows = 33, cols = 21;
+  const PackedMatrix packed(std::vector<float>(rows * cols, 1 + 0x1p-7f), rows, cols, DType::bf16);
+  for (const auto& kernel : Linear::kernels()) {
+    if (!supported(kernel.impl) || !takes(kernel, {}, DType::bf16)) continue;
+    for (size_t tokens : {1, 2, 3, 4, 5, 6, 12, 24, 33}) {
+      const std::vector<float> x(tokens * cols, 1);
+      std::vector<float> y(tokens * rows);
+      kernel.run({static_cast<int64_t>(tokens), cols, rows}, {x.data(), packed.matrix(), y.data()});
+      for (float sum : y) ASSERT_EQ(sum, cols + cols * 0x1p-7f) << name(kernel.impl) << ' ' << tokens << " tokens";
+    }
+  }
+}
+
 // Row r holds pattern r in one column, wherever that lies in a line, among ones: a NaN is the only number of its lines that is
 // not normal. Alone, for a few and for many tokens.
 TEST(Linear, EveryFp8PatternIsMultiplied) {
