@@ -307,14 +307,14 @@ constexpr DType kTypeOf<int4> = DType::int4;
 template <bool kFull = false>
 MMB_OP Vec upper_halves(VecBits bits) {
 #if defined(__AVX2__) && !defined(__AVX512F__)
-  if (!kFull) return (Vec)(bits & 0xffff0000u);
-  alignas(32) static constexpr uint16_t kMask[] = {0, 0xffff, 0, 0xffff, 0, 0xffff, 0, 0xffff,
-                                                   0, 0xffff, 0, 0xffff, 0, 0xffff, 0, 0xffff};
-  __asm__("vpand %1, %0, %0" : "+x"(bits) : "m"(kMask));
-  return (Vec)bits;
-#else
-  return (Vec)(bits & 0xffff0000u);
+  if constexpr (kFull) {
+    alignas(32) static constexpr uint16_t kMask[] = {0, 0xffff, 0, 0xffff, 0, 0xffff, 0, 0xffff,
+                                                     0, 0xffff, 0, 0xffff, 0, 0xffff, 0, 0xffff};
+    __asm__("vpand %1, %0, %0" : "+x"(bits) : "m"(kMask));
+    return (Vec)bits;
+  }
 #endif
+  return (Vec)(bits & 0xffff0000u);
 }
 
 // Outputs [v * kLanes, (v + 1) * kLanes) of a panel's line, as f32: column c, or all of its columns. Those of fp8 are 2^-8 of

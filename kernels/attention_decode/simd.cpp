@@ -55,11 +55,10 @@ MMB_OP void load_span(const float* p, Vec (&parts)[1]) {
   parts[0] = load(p);
 }
 MMB_OP void load_span(const bf16* p, Vec (&parts)[2]) {
-  VecBits bits;
-  memcpy(&bits, p, sizeof bits);
+  VecBits bits = column_bits(p, 0);
   forget_origin(bits);
   parts[0] = (Vec)(bits << 16);
-  parts[1] = (Vec)(bits & 0xffff0000u);
+  parts[1] = upper_halves(bits);
 }
 MMB_OP void load_span(const int8* p, Vec (&parts)[4]) {
   MMB_UNROLL
